@@ -1,0 +1,158 @@
+//! Instruction sets, chosen at run time, and the vector type that kernels are generic over.
+//!
+//! A kernel is a struct with its arguments that implements [`Kernel`]: one body, compiled once an instruction set.
+//! [`Isa::run`] calls the copy for the machine at hand:
+//!
+//! ```text
+//! isa.run(ReluForward { x, y })      Avx512  -> body compiled with zmm registers and masks
+//!                                    Avx2    -> body compiled with ymm registers and FMA
+//!                                    Portable-> body compiled for the baseline (SSE2, NEON, ...)
+//! ```
+//!
+//! Bodies with plain loops over slices are vectorised by the compiler, in each copy for its own registers; those that
+//! need control over registers (matrix products) use [`Vector`]. Threads are started outside of a kernel, never inside:
+//! a closure that runs on another thread would lose the instruction set.
+
+mod portable;
+#[cfg(target_arch = "x86_64")]
+mod x86;
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::Error;
+pub use portable::Portable8;
+#[cfg(target_arch = "x86_64")]
+pub use x86::{Ymm, Zmm};
+
+/// A vector of f32 in registers.
+///
+/// Memory operations take pointers: matrix kernels walk packed panels whose bounds their callers check.
+pub trait Vector: Copy {
+    /// Elements.
+    const LANES: usize;
+    /// All lanes equal.
+    fn splat(v: f32) -> Self;
+    /// Lanes from memory, unaligned.
+    ///
+    /// # Safety
+    /// `LANES` elements from `p` on must be readable.
+    unsafe fn load(p: *const f32) -> Self;
+    /// Lanes to memory, unaligned.
+    ///
+    /// # Safety
+    /// `LANES` elements from `p` on must be writable.
+    unsafe fn store(self, p: *mut f32);
+    /// The first `n` lanes from memory, the others 0. `n` may exceed `LANES`.
+    ///
+    /// # Safety
+    /// `min(n, LANES)` elements from `p` on must be readable.
+    unsafe fn load_partial(p: *const f32, n: usize) -> Self;
+    /// The first `n` lanes to memory. `n` may exceed `LANES`.
+    ///
+    /// # Safety
+    /// `min(n, LANES)` elements from `p` on must be writable.
+    unsafe fn store_partial(self, p: *mut f32, n: usize);
+    /// self + b
+    fn add(self, b: Self) -> Self;
+    /// self - b
+    fn sub(self, b: Self) -> Self;
+    /// self * b
+    fn mul(self, b: Self) -> Self;
+    /// self * b + c, in one rounding where the instruction set has it.
+    fn mul_add(self, b: Self, c: Self) -> Self;
+    /// max(self, 0), NaN stays NaN.
+    fn relu(self) -> Self;
+    /// a * b + c on scalars, fused exactly where [`Vector::mul_add`] is.
+    fn scalar_mul_add(a: f32, b: f32, c: f32) -> f32;
+}
+
+/// A body that is compiled once an instruction set. Implementations of `run` must be `#[inline(always)]`.
+pub trait Kernel {
+    /// What it returns.
+    type Output;
+    /// The body.
+    fn run<V: Vector>(self) -> Self::Output;
+}
+
+/// An instruction set. Later ones contain the earlier ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Isa {
+    /// What every processor of the target has; vectorised by the compiler.
+    Portable,
+    /// AVX2 and FMA.
+    Avx2,
+    /// AVX-512 F, BW, DQ and VL.
+    Avx512,
+}
+
+impl Isa {
+    /// All, weakest first.
+    pub const ALL: [Isa; 3] = [Isa::Portable, Isa::Avx2, Isa::Avx512];
+
+    /// The strongest that this machine has.
+    pub fn detect() -> Isa {
+        Isa::ALL.into_iter().rev().find(|isa| isa.is_available()).unwrap_or(Isa::Portable)
+    }
+
+    /// Whether this machine has it.
+    pub fn is_available(self) -> bool {
+        match self {
+            Isa::Portable => true,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => {
+                is_x86_feature_detected!("avx512f")
+                    && is_x86_feature_detected!("avx512bw")
+                    && is_x86_feature_detected!("avx512dq")
+                    && is_x86_feature_detected!("avx512vl")
+                    && Isa::Avx2.is_available()
+            }
+            #[cfg(not(target_arch = "x86_64"))]
+            _ => false,
+        }
+    }
+
+    /// Runs the copy of `kernel` for this instruction set, which must be available.
+    #[inline]
+    pub fn run<K: Kernel>(self, kernel: K) -> K::Output {
+        debug_assert!(self.is_available());
+        match self {
+            Isa::Portable => kernel.run::<Portable8>(),
+            // SAFETY: `Cpu` holds only an instruction set that `is_available` said the machine has.
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => unsafe { x86::run_avx2(kernel) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => unsafe { x86::run_avx512(kernel) },
+            #[cfg(not(target_arch = "x86_64"))]
+            _ => kernel.run::<Portable8>(),
+        }
+    }
+
+    /// Lower-case name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Isa::Portable => "portable",
+            Isa::Avx2 => "avx2",
+            Isa::Avx512 => "avx512",
+        }
+    }
+}
+
+impl fmt::Display for Isa {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Isa {
+    type Err = Error;
+
+    fn from_str(s: &str) -> Result<Self, Error> {
+        Isa::ALL.into_iter().find(|isa| isa.name() == s).ok_or_else(|| {
+            Error::argument("cpu", format!("unknown instruction set '{s}': expected portable, avx2 or avx512"))
+        })
+    }
+}

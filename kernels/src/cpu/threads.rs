@@ -1,0 +1,64 @@
+//! Worker threads: a rayon pool and the two shapes of loop that kernels use.
+
+use rayon::prelude::*;
+
+use crate::{Device, Error, Result};
+
+/// Elements a task of a memory-bound kernel handles: 64 KiB of f32, a small part of L2, and long against the few
+/// microseconds that handing out a task costs.
+pub const TASK_ELEMENTS: usize = 16 * 1024;
+
+/// A pool of worker threads.
+pub struct Threads(rayon::ThreadPool);
+
+impl Threads {
+    /// `count` threads; by default one a core that this process may use.
+    pub fn new(count: Option<usize>) -> Result<Self> {
+        if count == Some(0) {
+            return Err(Error::argument("cpu", "threads must be at least 1, got 0"));
+        }
+        rayon::ThreadPoolBuilder::new()
+            .num_threads(count.unwrap_or(0))
+            .thread_name(|i| format!("tilegrad-{i}"))
+            .build()
+            .map(Threads)
+            .map_err(|e| Error::Unavailable { device: Device::Cpu, reason: e.to_string() })
+    }
+
+    /// Number of threads.
+    pub fn count(&self) -> usize {
+        self.0.current_num_threads()
+    }
+
+    /// Runs `f` on a worker thread.
+    pub fn enter<R: Send>(&self, f: impl FnOnce() -> R + Send) -> R {
+        self.0.install(f)
+    }
+
+    /// Runs `task(0)` to `task(count - 1)`, in any order, on any thread.
+    pub fn run(&self, count: usize, task: impl Fn(usize) + Sync) {
+        match count {
+            0 => {}
+            1 => task(0),
+            _ if self.count() == 1 => (0..count).for_each(task),
+            _ => self.enter(|| (0..count).into_par_iter().with_max_len(1).for_each(task)),
+        }
+    }
+
+    /// Cuts `out` into pieces of `piece` elements (the last may be shorter) and runs `task(index, piece)` on each.
+    pub fn chunks<T: Send>(
+        &self,
+        out: &mut [T],
+        piece: usize,
+        task: impl Fn(usize, &mut [T]) + Sync,
+    ) {
+        let piece = piece.max(1);
+        if out.len() <= piece || self.count() == 1 {
+            out.chunks_mut(piece).enumerate().for_each(|(i, c)| task(i, c));
+        } else {
+            self.enter(|| {
+                out.par_chunks_mut(piece).enumerate().with_max_len(1).for_each(|(i, c)| task(i, c))
+            });
+        }
+    }
+}

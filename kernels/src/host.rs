@@ -1,0 +1,319 @@
+//! Host memory for the `reference` and `cpu` backends: a pool that gives freed blocks out again.
+//!
+//! A training step asks for the same sizes again and again, so from the second step on every request is served from
+//! the free lists, and nothing is allocated from or zeroed by the system.
+
+use std::alloc::{Layout, alloc_zeroed, dealloc};
+use std::any::Any;
+use std::collections::BTreeMap;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use crate::{Buffer, Device, Element, Error, Result, Storage};
+
+/// Bytes held by a backend's pool.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MemoryStats {
+    /// Bytes of live buffers, rounded up to their blocks.
+    pub in_use: usize,
+    /// The most that `in_use` has been since the pool was made or [`crate::Backend::reset_peak`] was called.
+    pub peak: usize,
+    /// Bytes of freed blocks that wait to be used again.
+    pub cached: usize,
+    /// How often memory was asked from the system.
+    pub system_allocations: usize,
+}
+
+/// Blocks of at least this size are aligned to it and offered to the kernel as huge pages: a 4 KiB page costs a fault
+/// and a TLB entry each, and activations are tens of MiB.
+const HUGE_PAGE: usize = 2 << 20;
+
+/// Cache line, and width of a zmm register.
+const ALIGN: usize = 64;
+
+struct Block {
+    ptr: NonNull<u8>,
+    capacity: usize,
+}
+
+// SAFETY: a block is plain memory owned by exactly one holder at a time (a free list or a HostMemory).
+unsafe impl Send for Block {}
+
+impl Block {
+    fn layout(capacity: usize) -> Option<Layout> {
+        Layout::from_size_align(capacity, if capacity >= HUGE_PAGE { HUGE_PAGE } else { ALIGN }).ok()
+    }
+
+    /// Zeroed by the system (lazily, for large blocks), so that memory is never uninitialised to Rust.
+    fn from_system(capacity: usize) -> Option<Block> {
+        let layout = Self::layout(capacity)?;
+        // SAFETY: capacity is at least ALIGN, so the layout is not zero-sized.
+        let ptr = NonNull::new(unsafe { alloc_zeroed(layout) })?;
+        #[cfg(target_os = "linux")]
+        if capacity >= HUGE_PAGE {
+            // SAFETY: the range is the block that was just allocated; the call is advice and its failure harmless.
+            unsafe { libc::madvise(ptr.as_ptr().cast(), capacity, libc::MADV_HUGEPAGE) };
+        }
+        Some(Block { ptr, capacity })
+    }
+
+    fn release(self) {
+        if let Some(layout) = Self::layout(self.capacity) {
+            // SAFETY: allocated in from_system with the layout of the same capacity.
+            unsafe { dealloc(self.ptr.as_ptr(), layout) };
+        }
+    }
+}
+
+#[derive(Default)]
+struct PoolState {
+    free: BTreeMap<usize, Vec<Block>>,
+    stats: MemoryStats,
+    limit: Option<usize>,
+}
+
+/// Free lists by block size, shared by all buffers of one backend.
+pub struct Pool {
+    device: Device,
+    state: Mutex<PoolState>,
+    poison: AtomicBool,
+}
+
+impl Pool {
+    /// An empty pool for `device`.
+    pub fn new(device: Device) -> Arc<Self> {
+        Arc::new(Pool { device, state: Mutex::default(), poison: AtomicBool::new(false) })
+    }
+
+    fn state(&self) -> MutexGuard<'_, PoolState> {
+        // A panic while the lock is held cannot leave the lists half-changed: every update is one push or pop.
+        self.state.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// When on, every block is filled with 0xFF (NaN in every float type) before a kernel writes it: an element that
+    /// the kernel forgets then shows in tests.
+    pub fn set_poison(&self, on: bool) {
+        self.poison.store(on, Ordering::Relaxed);
+    }
+
+    /// Makes requests that would take `in_use` beyond `bytes` fail.
+    pub fn set_limit(&self, bytes: Option<usize>) {
+        self.state().limit = bytes;
+    }
+
+    /// Counters.
+    pub fn stats(&self) -> MemoryStats {
+        self.state().stats
+    }
+
+    /// Starts a new peak from what is in use now.
+    pub fn reset_peak(&self) {
+        let mut s = self.state();
+        s.stats.peak = s.stats.in_use;
+    }
+
+    /// Gives the cached blocks back to the system.
+    pub fn trim(&self) {
+        let mut s = self.state();
+        s.stats.cached = 0;
+        for (_, blocks) in std::mem::take(&mut s.free) {
+            blocks.into_iter().for_each(Block::release);
+        }
+    }
+
+    /// Block sizes: multiples of 1/8 of a power of two, at most 12.5 % above the request, so that nearly equal sizes
+    /// share a list.
+    fn round_up(bytes: usize) -> usize {
+        let bytes = bytes.max(ALIGN);
+        let step = (bytes.next_power_of_two() / 8).max(ALIGN);
+        bytes.div_ceil(step) * step
+    }
+
+    /// `len` elements of stale contents (or NaN, see [`Pool::set_poison`]).
+    pub fn alloc<T: Element>(self: &Arc<Self>, len: usize) -> Result<HostMemory> {
+        let bytes = len.checked_mul(size_of::<T>()).filter(|&b| b < isize::MAX as usize / 2);
+        let failure = |in_use| Error::OutOfMemory {
+            device: self.device,
+            requested: bytes.unwrap_or(usize::MAX),
+            in_use,
+        };
+        let capacity = Self::round_up(bytes.ok_or_else(|| failure(0))?);
+        let block = {
+            let mut s = self.state();
+            if s.limit.is_some_and(|limit| s.stats.in_use + capacity > limit) {
+                return Err(failure(s.stats.in_use));
+            }
+            let cached = s.free.get_mut(&capacity).and_then(Vec::pop);
+            let block = match cached {
+                Some(block) => {
+                    s.stats.cached -= capacity;
+                    block
+                }
+                None => {
+                    s.stats.system_allocations += 1;
+                    Block::from_system(capacity).ok_or_else(|| failure(s.stats.in_use))?
+                }
+            };
+            s.stats.in_use += capacity;
+            s.stats.peak = s.stats.peak.max(s.stats.in_use);
+            block
+        };
+        if self.poison.load(Ordering::Relaxed) {
+            // SAFETY: the block holds `capacity` bytes and is ours alone.
+            unsafe { block.ptr.as_ptr().write_bytes(0xFF, capacity) };
+        }
+        Ok(HostMemory { block: Some(block), pool: self.clone() })
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.trim();
+    }
+}
+
+/// One block of a [`Pool`]; returns to it when dropped.
+pub struct HostMemory {
+    block: Option<Block>,
+    pool: Arc<Pool>,
+}
+
+// SAFETY: shared references give only shared slices; the memory is owned by this value alone.
+unsafe impl Sync for HostMemory {}
+
+impl HostMemory {
+    fn block(&self) -> &Block {
+        self.block.as_ref().expect("taken only in drop")
+    }
+
+    /// The first `len` elements.
+    pub fn slice<T: Element>(&self, len: usize) -> &[T] {
+        let block = self.block();
+        assert!(len * size_of::<T>() <= block.capacity);
+        // SAFETY: in bounds by the assertion, initialised since allocation, aligned to 64 bytes; any bits are a valid T.
+        unsafe { std::slice::from_raw_parts(block.ptr.as_ptr().cast(), len) }
+    }
+
+    /// The first `len` elements, to write.
+    pub fn slice_mut<T: Element>(&mut self, len: usize) -> &mut [T] {
+        let block = self.block();
+        assert!(len * size_of::<T>() <= block.capacity);
+        // SAFETY: as in `slice`, and `&mut self` makes the access unique.
+        unsafe { std::slice::from_raw_parts_mut(block.ptr.as_ptr().cast(), len) }
+    }
+
+    /// Wraps it as a buffer of `len` elements.
+    pub fn into_buffer<T: Element>(self, len: usize) -> Buffer {
+        assert!(len * size_of::<T>() <= self.block().capacity);
+        Buffer::new(T::DTYPE, len, Arc::new(self))
+    }
+}
+
+impl Storage for HostMemory {
+    fn device(&self) -> Device {
+        self.pool.device
+    }
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+    fn as_any_mut(&mut self) -> &mut dyn Any {
+        self
+    }
+}
+
+impl Drop for HostMemory {
+    fn drop(&mut self) {
+        if let Some(block) = self.block.take() {
+            let mut s = self.pool.state();
+            s.stats.in_use -= block.capacity;
+            s.stats.cached += block.capacity;
+            s.free.entry(block.capacity).or_default().push(block);
+        }
+    }
+}
+
+/// The elements of `x`, after checking its dtype, device and length against what `op` expects.
+pub fn read<'a, T: Element>(
+    op: &'static str,
+    device: Device,
+    x: &'a Buffer,
+    len: usize,
+) -> Result<&'a [T]> {
+    check::<T>(op, device, x, len)?;
+    Ok(memory(x).slice(len))
+}
+
+/// The elements of `x` to update in place. When `x` is shared it is copied first: others keep the old value.
+pub fn update<'a, T: Element>(
+    op: &'static str,
+    pool: &Arc<Pool>,
+    x: &'a mut Buffer,
+    len: usize,
+) -> Result<&'a mut [T]> {
+    check::<T>(op, pool.device, x, len)?;
+    if x.storage_mut().is_none() {
+        let mut copy = pool.alloc::<T>(len)?;
+        copy.slice_mut::<T>(len).copy_from_slice(memory(x).slice(len));
+        *x = copy.into_buffer::<T>(len);
+    }
+    let storage = x.storage_mut().expect("unique: just copied if it was not");
+    let memory = storage.as_any_mut().downcast_mut::<HostMemory>().expect("host devices use HostMemory");
+    Ok(memory.slice_mut(len))
+}
+
+fn memory(x: &Buffer) -> &HostMemory {
+    x.storage().as_any().downcast_ref::<HostMemory>().expect("host devices use HostMemory")
+}
+
+fn check<T: Element>(op: &'static str, device: Device, x: &Buffer, len: usize) -> Result<()> {
+    if x.device() != device {
+        return Err(Error::Device { op, expected: device, got: x.device() });
+    }
+    if x.dtype() != T::DTYPE {
+        return Err(Error::Dtype { op, expected: T::DTYPE.to_string(), got: x.dtype() });
+    }
+    if x.len() != len {
+        return Err(Error::shape(op, format!("expected a buffer of {len} elements, got {}", x.len())));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn freed_blocks_are_given_out_again() {
+        let pool = Pool::new(Device::Cpu);
+        let first = pool.alloc::<f32>(1000).unwrap();
+        let address = first.slice::<f32>(1).as_ptr();
+        drop(first);
+        let second = pool.alloc::<f32>(1001).unwrap();
+        assert_eq!(second.slice::<f32>(1).as_ptr(), address);
+        assert_eq!(pool.stats().system_allocations, 1);
+    }
+
+    #[test]
+    fn a_request_beyond_the_limit_is_an_error_with_its_size() {
+        let pool = Pool::new(Device::Cpu);
+        pool.set_limit(Some(1 << 20));
+        let held = pool.alloc::<f32>(1000).unwrap();
+        let error = pool.alloc::<f32>(1 << 20).err().unwrap();
+        assert!(matches!(error, Error::OutOfMemory { requested: 4194304, .. }), "{error}");
+        assert!(pool.alloc::<f64>(usize::MAX / 4).is_err());
+        drop(held);
+    }
+
+    #[test]
+    fn an_update_of_a_shared_buffer_leaves_the_other_holder_alone() {
+        let pool = Pool::new(Device::Cpu);
+        let mut memory = pool.alloc::<f32>(2).unwrap();
+        memory.slice_mut::<f32>(2).copy_from_slice(&[1.0, 2.0]);
+        let mut a = memory.into_buffer::<f32>(2);
+        let b = a.clone();
+        update::<f32>("test", &pool, &mut a, 2).unwrap()[0] = 5.0;
+        assert_eq!(read::<f32>("test", Device::Cpu, &b, 2).unwrap(), &[1.0, 2.0]);
+        assert_eq!(read::<f32>("test", Device::Cpu, &a, 2).unwrap(), &[5.0, 2.0]);
+    }
+}

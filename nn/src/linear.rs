@@ -1,0 +1,68 @@
+//! A fully connected layer.
+
+use std::sync::Arc;
+
+use tilegrad_engine::{Backend, Result, Tensor, ops};
+
+use crate::init::{self, Rng};
+use crate::module::{Context, LayerRow, Module, Parameter, Role};
+
+/// y = x Wᵀ + b, with x `[.., inputs]`, W `[outputs, inputs]`, b `[outputs]`.
+pub struct Linear {
+    weight: Parameter,
+    bias: Option<Parameter>,
+    inputs: usize,
+    outputs: usize,
+}
+
+impl Linear {
+    /// Weights as PyTorch draws them: Kaiming uniform with a = √5, which is U(-1/√inputs, 1/√inputs), biases likewise.
+    pub fn new(
+        backend: &Arc<dyn Backend>,
+        inputs: usize,
+        outputs: usize,
+        bias: bool,
+        rng: &mut Rng,
+    ) -> Result<Self> {
+        let bound = 1.0 / (inputs as f64).sqrt();
+        let weight = init::uniform(backend, &[outputs, inputs], -bound, bound, rng)?;
+        let bias = match bias {
+            true => Some(Parameter::new(Role::Bias, init::uniform(backend, &[outputs], -bound, bound, rng)?)),
+            false => None,
+        };
+        Ok(Linear { weight: Parameter::new(Role::Weight, weight), bias, inputs, outputs })
+    }
+}
+
+impl Module for Linear {
+    fn kind(&self) -> &'static str {
+        "Linear"
+    }
+
+    fn forward(&self, x: &Tensor, _ctx: &mut Context) -> Result<Tensor> {
+        ops::linear(x, &self.weight.get(), self.bias.as_ref().map(Parameter::get).as_ref())
+    }
+
+    fn visit<'a>(&'a self, prefix: &str, f: &mut dyn FnMut(String, &'a Parameter)) {
+        f(format!("{prefix}weight"), &self.weight);
+        if let Some(bias) = &self.bias {
+            f(format!("{prefix}bias"), bias);
+        }
+    }
+
+    fn describe(&self, name: &str, x: &[usize], rows: &mut Vec<LayerRow>) -> Result<Vec<usize>> {
+        let mut out_shape = x.to_vec();
+        if let Some(last) = out_shape.last_mut() {
+            *last = self.outputs;
+        }
+        let positions: usize = out_shape.iter().rev().skip(1).product();
+        rows.push(LayerRow {
+            name: name.to_string(),
+            kind: format!("Linear({}, {})", self.inputs, self.outputs),
+            parameters: self.inputs * self.outputs + self.bias.as_ref().map_or(0, |_| self.outputs),
+            multiply_adds: (positions * self.inputs * self.outputs) as u64,
+            out_shape: out_shape.clone(),
+        });
+        Ok(out_shape)
+    }
+}

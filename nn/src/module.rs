@@ -1,0 +1,128 @@
+//! Parameters, and the modules that own them.
+
+use std::sync::{RwLock, RwLockReadGuard};
+
+use tilegrad_engine::{Result, Tensor};
+use tilegrad_kernels::philox::{Purpose, Stream};
+
+/// What a [`Parameter`] is to an optimizer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// A weight of a linear or convolution layer.
+    Weight,
+    /// An additive bias.
+    Bias,
+    /// The scale or shift of a normalisation.
+    Norm,
+    /// State that is not trained, such as running statistics.
+    State,
+}
+
+/// A tensor that a module owns: trained (a tracked leaf) or kept as state.
+///
+/// It has a lock, so that a model can be evaluated from several threads while its reference is shared.
+pub struct Parameter {
+    role: Role,
+    value: RwLock<Tensor>,
+}
+
+impl Parameter {
+    /// Wraps initial values.
+    pub fn new(role: Role, value: Tensor) -> Self {
+        let value = if role == Role::State { value.detach() } else { value.tracked() };
+        Parameter { role, value: RwLock::new(value) }
+    }
+
+    /// What it is to an optimizer.
+    pub fn role(&self) -> Role {
+        self.role
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Tensor> {
+        self.value.read().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// The current value. It is a snapshot: a later update copies instead of changing it.
+    pub fn get(&self) -> Tensor {
+        self.read().clone()
+    }
+
+    /// Its shape.
+    pub fn shape(&self) -> Vec<usize> {
+        self.read().shape().to_vec()
+    }
+
+    /// Changes the value in place, keeping its identity on the tape.
+    pub fn update<R>(&self, f: impl FnOnce(&mut Tensor) -> R) -> R {
+        f(&mut self.value.write().unwrap_or_else(|e| e.into_inner()))
+    }
+
+    /// Replaces the value by one of the same shape; gradients of earlier snapshots no longer match.
+    pub fn set(&self, value: Tensor) {
+        let value = if self.role == Role::State { value.detach() } else { value.tracked() };
+        self.update(|v| *v = value);
+    }
+}
+
+/// What a forward pass is for.
+#[derive(Clone, Debug)]
+pub struct Context {
+    training: bool,
+    seed: u64,
+    step: u32,
+    dropouts: u32,
+}
+
+impl Context {
+    /// Training step `step` of a run with `seed`: batch statistics, dropout active.
+    pub fn train(seed: u64, step: u32) -> Self {
+        Context { training: true, seed, step, dropouts: 0 }
+    }
+
+    /// Running statistics, no dropout.
+    pub fn eval() -> Self {
+        Context { training: false, seed: 0, step: 0, dropouts: 0 }
+    }
+
+    /// Whether this is a training step.
+    pub fn is_training(&self) -> bool {
+        self.training
+    }
+
+    /// A stream of random words for the next dropout layer of this step.
+    pub fn dropout_stream(&mut self) -> Stream {
+        self.dropouts += 1;
+        Stream::new(self.seed, Purpose::Dropout, self.step, self.dropouts)
+    }
+}
+
+/// Anything that maps a tensor to a tensor and owns parameters.
+pub trait Module: Send + Sync {
+    /// The layer's type, for summaries: `Conv2d`.
+    fn kind(&self) -> &'static str;
+
+    /// Computes the result.
+    fn forward(&self, x: &Tensor, ctx: &mut Context) -> Result<Tensor>;
+
+    /// Calls `f` with the name (PyTorch's: `layer1.0.conv1.weight`) and value of every own and inner parameter, in
+    /// a fixed order. `prefix` is empty or ends with a dot.
+    fn visit<'a>(&'a self, prefix: &str, f: &mut dyn FnMut(String, &'a Parameter));
+
+    /// Shape of the result for an input of shape `x`, and one row a layer for summaries.
+    fn describe(&self, name: &str, x: &[usize], rows: &mut Vec<LayerRow>) -> Result<Vec<usize>>;
+}
+
+/// What a summary says about one layer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LayerRow {
+    /// Dotted name.
+    pub name: String,
+    /// Type with its options: `Conv2d(3, 16, 3x3, stride 1, padding 1)`.
+    pub kind: String,
+    /// Shape of its result, batch first.
+    pub out_shape: Vec<usize>,
+    /// Trained elements.
+    pub parameters: usize,
+    /// Multiply-adds for this input.
+    pub multiply_adds: u64,
+}

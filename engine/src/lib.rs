@@ -15,6 +15,7 @@
 pub mod gradcheck;
 mod op;
 pub mod ops;
+pub mod profile;
 mod tape;
 mod tensor;
 

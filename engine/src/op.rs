@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::profile::{self, Pass};
 use crate::tape::{self, Node};
 use crate::{Backend, Error, Result, Tensor};
 
@@ -15,9 +16,15 @@ impl Saved {
         Saved(Vec::new())
     }
 
-    /// One or more tensors. They are kept without their history.
-    pub fn new<const N: usize>(tensors: [&Tensor; N]) -> Self {
-        Saved(tensors.iter().map(|t| t.detach()).collect())
+    /// One or more tensors: `Saved::new([&x, &y])`. They share their elements, and are kept
+    /// without their history.
+    pub fn new<'a>(tensors: impl IntoIterator<Item = &'a Tensor>) -> Self {
+        Saved(tensors.into_iter().map(Tensor::detach).collect())
+    }
+
+    /// Tensor `i`, in the order in which they were saved.
+    pub fn get(&self, i: usize) -> &Tensor {
+        &self.0[i]
     }
 
     /// The tensors, as many as were saved.
@@ -27,42 +34,66 @@ impl Saved {
     }
 }
 
-/// A differentiable operation. The struct holds its options; tensors are its inputs.
+/// A differentiable operation. The struct holds its options, and sizes that were checked when it
+/// was made; tensors are its inputs.
 pub trait Op: Send + Sync + 'static {
     /// Name in errors, in the case table and in profiles.
     fn name(&self) -> &'static str;
 
-    /// Checks shapes, computes the result, and says what backward will need.
+    /// Computes the result, and says what backward will need.
     fn forward(&self, be: &dyn Backend, inputs: &[&Tensor]) -> Result<(Tensor, Saved)>;
 
-    /// The gradient of each input from that of the result. Where `needs[i]` is false, element i is ignored and should
-    /// be `None`. Consumes what was saved, so that its memory is free as soon as it has been used.
+    /// The gradient of each input from that of the result. Where `needs[i]` is false, element i is
+    /// ignored and should be `None`. Consumes what was saved and `dy`, so that their memory is
+    /// free as soon as they have been used.
     fn backward(
         &self,
         be: &dyn Backend,
         saved: Saved,
-        dy: &Tensor,
+        dy: Tensor,
         needs: &[bool],
     ) -> Result<Vec<Option<Tensor>>>;
 }
 
-/// Runs an op, and records it on the tape if any input is tracked (and [`crate::no_grad`] is not in force).
+/// Runs an op, and records it on the tape if any input is tracked (and [`crate::no_grad`] is not
+/// in force).
 pub fn apply<O: Op>(op: O, inputs: &[&Tensor]) -> Result<Tensor> {
-    let first = inputs.first().ok_or_else(|| Error::argument("apply", "an op needs an input"))?;
-    let backend = first.backend().clone();
-    for input in &inputs[1..] {
-        if !Arc::ptr_eq(input.backend(), &backend) {
-            return Err(Error::Device {
-                op: op.name(),
-                expected: backend.device(),
-                got: input.backend().device(),
-            });
-        }
-    }
-    let (y, saved) = op.forward(&*backend, inputs)?;
-    if !tape::enabled() || !inputs.iter().any(|x| x.node().is_some()) {
-        return Ok(y);
+    let (y, saved) = forward(&op, inputs)?;
+    Ok(record(op, inputs, y, saved))
+}
+
+/// The first half of [`apply`]: checks that all inputs are on one backend, and runs the op there.
+/// For ops that hand out more than their result: see `ops/batch_norm.rs`.
+pub(crate) fn forward(op: &dyn Op, inputs: &[&Tensor]) -> Result<(Tensor, Saved)> {
+    let Some((first, rest)) = inputs.split_first() else {
+        return Err(Error::argument(op.name(), "needs at least 1 input, got none"));
+    };
+    let backend = first.backend();
+    same_backend(op.name(), backend, rest)?;
+    profile::time(op.name(), Pass::Forward, &**backend, || op.forward(&**backend, inputs))
+}
+
+/// The second half of [`apply`]: gives `y` its place on the tape.
+pub(crate) fn record<O: Op>(op: O, inputs: &[&Tensor], y: Tensor, saved: Saved) -> Tensor {
+    if !tape::enabled() || !inputs.iter().any(|x| x.is_tracked()) {
+        return y;
     }
     let parents = inputs.iter().map(|x| x.node().cloned()).collect();
-    Ok(y.with_node(Node::record(Box::new(op), saved, parents)))
+    y.with_node(Node::record(Box::new(op), saved, parents))
+}
+
+/// An error unless all `inputs` are on `backend`.
+pub(crate) fn same_backend(
+    op: &'static str,
+    backend: &Arc<dyn Backend>,
+    inputs: &[&Tensor],
+) -> Result<()> {
+    match inputs.iter().find(|x| !Arc::ptr_eq(x.backend(), backend)) {
+        None => Ok(()),
+        Some(x) if x.backend().device() == backend.device() => Err(Error::argument(
+            op,
+            format!("inputs belong to two different backends, both of device {}", backend.device()),
+        )),
+        Some(x) => Err(Error::Device { op, expected: backend.device(), got: x.backend().device() }),
+    }
 }

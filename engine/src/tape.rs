@@ -1,16 +1,19 @@
 //! The tape: which op made which tensor, walked backward from a loss.
 //!
-//! Every recorded op is a [`Node`] with an id larger than those of its inputs. [`Tensor::backward`] takes nodes in
-//! falling order of their ids from a heap, so that a node is visited after everything that used its result: a loop,
-//! never recursion, however deep the model. Saved activations are dropped as soon as their node has been visited.
+//! Every recorded op is a [`Node`] with an id larger than those of its inputs.
+//! [`Tensor::backward`] takes nodes in falling order of their ids from a heap, so that a node is
+//! visited after everything that used its result: a loop, never recursion, however deep the model.
+//! Saved activations are dropped as soon as their node has been visited.
 
 use std::cell::Cell;
 use std::cmp::Ordering;
+use std::collections::hash_map::Entry;
 use std::collections::{BinaryHeap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
 use crate::op::{Op, Saved};
+use crate::profile::{self, Pass};
 use crate::{Error, Result, Tensor};
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(0);
@@ -53,7 +56,11 @@ impl Node {
         Arc::new(Node { id, op: None, saved: Mutex::new(None), parents: Vec::new() })
     }
 
-    pub(crate) fn record(op: Box<dyn Op>, saved: Saved, parents: Vec<Option<Arc<Node>>>) -> Arc<Node> {
+    pub(crate) fn record(
+        op: Box<dyn Op>,
+        saved: Saved,
+        parents: Vec<Option<Arc<Node>>>,
+    ) -> Arc<Node> {
         let id = NEXT_ID.fetch_add(1, Relaxed);
         Arc::new(Node { id, op: Some(op), saved: Mutex::new(Some(saved)), parents })
     }
@@ -120,7 +127,8 @@ impl Gradients {
         self.0.is_empty()
     }
 
-    /// Adds the gradients of another backward pass: the sum over several small batches is that of one large batch.
+    /// Adds the gradients of another backward pass: the sum over several small batches is that of
+    /// one large batch.
     pub fn accumulate(&mut self, other: Gradients) -> Result<()> {
         for (id, gradient) in other.0 {
             add_to(&mut self.0, id, gradient)?;
@@ -129,19 +137,29 @@ impl Gradients {
     }
 }
 
-/// map[id] += gradient
-fn add_to(map: &mut HashMap<u64, Tensor>, id: u64, gradient: Tensor) -> Result<()> {
-    match map.get_mut(&id) {
-        Some(sum) => sum.accumulate(&gradient),
-        None => {
-            map.insert(id, gradient);
-            Ok(())
+/// map[id] += gradient. Answers whether it is the first for `id`.
+fn add_to(map: &mut HashMap<u64, Tensor>, id: u64, mut gradient: Tensor) -> Result<bool> {
+    match map.entry(id) {
+        Entry::Vacant(place) => {
+            place.insert(gradient);
+            Ok(true)
+        }
+        Entry::Occupied(mut place) => {
+            let sum = place.get_mut();
+            // Adding in place copies a buffer that others hold (add gives both its inputs the same
+            // one). Then add to the other: a + b and b + a have the same bits.
+            if sum.buffer_mut().storage_mut().is_none() {
+                std::mem::swap(sum, &mut gradient);
+            }
+            sum.accumulate(&gradient)?;
+            Ok(false)
         }
     }
 }
 
 impl Tensor {
-    /// Gradients of this scalar by every tracked leaf. The tape behind it is used up: a second call is an error.
+    /// Gradients of this scalar by every tracked leaf. The tape behind it is used up: a second
+    /// call is an error.
     pub fn backward(&self) -> Result<Gradients> {
         if self.elements() != 1 {
             return Err(Error::shape(
@@ -165,27 +183,32 @@ impl Tensor {
         }
         let backend = self.backend().clone();
         let mut gradients = Gradients::default();
-        // Gradients of results whose node is still in the heap.
+        // Gradients of results whose node is in the heap: it is complete when the node's turn
+        // comes.
         let mut open = HashMap::from([(root.id, dy.detach())]);
         let mut heap = BinaryHeap::from([ById(root.clone())]);
         while let Some(ById(node)) = heap.pop() {
-            // A node is pushed once for each use of its result; the first visit has the whole sum.
             let Some(dy) = open.remove(&node.id) else { continue };
             let Some(op) = &node.op else {
-                add_to(&mut gradients.0, node.id, dy)?;
+                gradients.0.insert(node.id, dy);
                 continue;
             };
             let taken = node.saved.lock().unwrap_or_else(|e| e.into_inner()).take();
             let saved = taken.ok_or_else(|| {
-                Error::argument("backward", "this part of the tape was already used by a backward pass")
+                Error::argument(
+                    "backward",
+                    "this part of the tape was already used by a backward pass",
+                )
             })?;
             let needs: Vec<bool> = node.parents.iter().map(Option::is_some).collect();
-            let inputs = op.backward(&*backend, saved, &dy, &needs)?;
+            let inputs = profile::time(op.name(), Pass::Backward, &*backend, || {
+                op.backward(&*backend, saved, dy, &needs)
+            })?;
             debug_assert_eq!(inputs.len(), needs.len(), "{}", op.name());
-            drop(dy);
             for (parent, gradient) in node.parents.iter().zip(inputs) {
-                if let (Some(parent), Some(gradient)) = (parent, gradient) {
-                    add_to(&mut open, parent.id, gradient)?;
+                if let (Some(parent), Some(gradient)) = (parent, gradient)
+                    && add_to(&mut open, parent.id, gradient)?
+                {
                     heap.push(ById(parent.clone()));
                 }
             }

@@ -1,4 +1,5 @@
-//! A tensor: a dtype, a shape and one contiguous buffer, and its place on the tape if it is tracked.
+//! A tensor: a dtype, a shape and one contiguous buffer, and its place on the tape if it is
+//! tracked.
 
 use std::fmt;
 use std::sync::Arc;
@@ -23,7 +24,11 @@ impl Tensor {
         if buffer.len() != elements(shape) {
             return Err(Error::shape(
                 "tensor",
-                format!("shape {shape:?} has {} elements, but there are {}", elements(shape), buffer.len()),
+                format!(
+                    "shape {shape:?} has {} elements, but there are {}",
+                    elements(shape),
+                    buffer.len()
+                ),
             ));
         }
         Ok(Tensor { shape: shape.to_vec(), buffer, backend: backend.clone(), node: None })
@@ -58,7 +63,8 @@ impl Tensor {
         Self::full(&self.backend, self.dtype(), &self.shape, value)
     }
 
-    /// An untracked tensor of another shape (and perhaps dtype) around a buffer that this tensor's backend made.
+    /// An untracked tensor of another shape (and perhaps dtype) around a buffer that this tensor's
+    /// backend made.
     pub fn wrap(&self, buffer: Buffer, shape: &[usize]) -> Tensor {
         debug_assert_eq!(buffer.len(), elements(shape));
         Tensor { shape: shape.to_vec(), buffer, backend: self.backend.clone(), node: None }
@@ -153,7 +159,9 @@ impl Tensor {
     pub fn item(&self) -> Result<f64> {
         match self.to_f64_vec()?.as_slice() {
             &[v] => Ok(v),
-            _ => Err(Error::shape("item", format!("needs one element, got shape {:?}", self.shape))),
+            _ => {
+                Err(Error::shape("item", format!("needs one element, got shape {:?}", self.shape)))
+            }
         }
     }
 

@@ -508,6 +508,10 @@ impl Pool2dArgs {
             return Err(Error::shape(op, format!("x must be [N, H, W, C], got {x:?}")));
         };
         let axis = |i: usize, size| {
+            // Padding could be wide enough for windows that see nothing else.
+            if size == 0 {
+                return Err(Error::argument(op, format!("needs at least 1 position, got {x:?}")));
+            }
             if padding[i] * 2 > kernel[i] {
                 return Err(Error::argument(
                     op,

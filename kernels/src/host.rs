@@ -10,7 +10,7 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use crate::{Buffer, Device, Element, Error, Result, Storage};
+use crate::{Buffer, Device, Dtype, Element, Error, Result, Storage};
 
 /// Bytes held by a backend's pool.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -279,6 +279,80 @@ fn check<T: Element>(op: &'static str, device: Device, x: &Buffer, len: usize) -
     Ok(())
 }
 
+/// A number whose every value is exact in f64.
+trait Number: Element {
+    fn widen(self) -> f64;
+    fn narrow(value: f64) -> Self;
+}
+
+macro_rules! number {
+    ($($t:ty: $widen:expr, $narrow:expr;)*) => {
+        $(impl Number for $t {
+            fn widen(self) -> f64 {
+                $widen(self)
+            }
+            fn narrow(value: f64) -> Self {
+                $narrow(value)
+            }
+        })*
+    };
+}
+number! {
+    f64: |x| x, |v| v;
+    f32: f64::from, |v| v as f32;
+    half::f16: half::f16::to_f64, |v| half::f16::from_f32(round_to_odd(v));
+    half::bf16: half::bf16::to_f64, |v| half::bf16::from_f32(round_to_odd(v));
+    i32: f64::from, |v: f64| v.round_ties_even() as i32;
+    i8: f64::from, |v: f64| v.round_ties_even() as i8;
+    u8: f64::from, |v: f64| v.round_ties_even() as u8;
+}
+
+/// f64 to f32 such that rounding the result again, to 16 bits, rounds only once in all: where the value lies between
+/// two f32, the one with an odd mantissa, which is never halfway between two shorter floats (Boldo and Melquiond 2008).
+fn round_to_odd(value: f64) -> f32 {
+    let nearest = value as f32;
+    let distance = f64::from(nearest).abs() - value.abs();
+    if distance == 0.0 || value.is_infinite() || value.is_nan() {
+        return nearest;
+    }
+    let towards_zero = nearest.to_bits() - (distance > 0.0) as u32;
+    f32::from_bits(towards_zero | 1)
+}
+
+/// Converts the elements in `bytes` from one dtype to another: floats round to nearest even; integers too, then
+/// saturate, with 0 for NaN. Bytes after the last whole element are left out.
+pub fn cast_bytes(from: Dtype, to: Dtype, bytes: &[u8]) -> Vec<u8> {
+    fn convert<A: Number, B: Number>(bytes: &[u8]) -> Vec<u8> {
+        let elements = bytes.chunks_exact(size_of::<A>());
+        let mut out = vec![0; elements.len() * size_of::<B>()];
+        for (out, element) in out.chunks_exact_mut(size_of::<B>()).zip(elements) {
+            let value = bytemuck::pod_read_unaligned::<A>(element).widen();
+            out.copy_from_slice(bytemuck::bytes_of(&B::narrow(value)));
+        }
+        out
+    }
+    fn convert_from<A: Number>(to: Dtype, bytes: &[u8]) -> Vec<u8> {
+        match to {
+            Dtype::F64 => convert::<A, f64>(bytes),
+            Dtype::F32 => convert::<A, f32>(bytes),
+            Dtype::F16 => convert::<A, half::f16>(bytes),
+            Dtype::BF16 => convert::<A, half::bf16>(bytes),
+            Dtype::I32 => convert::<A, i32>(bytes),
+            Dtype::I8 => convert::<A, i8>(bytes),
+            Dtype::U8 => convert::<A, u8>(bytes),
+        }
+    }
+    match from {
+        Dtype::F64 => convert_from::<f64>(to, bytes),
+        Dtype::F32 => convert_from::<f32>(to, bytes),
+        Dtype::F16 => convert_from::<half::f16>(to, bytes),
+        Dtype::BF16 => convert_from::<half::bf16>(to, bytes),
+        Dtype::I32 => convert_from::<i32>(to, bytes),
+        Dtype::I8 => convert_from::<i8>(to, bytes),
+        Dtype::U8 => convert_from::<u8>(to, bytes),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -315,5 +389,31 @@ mod tests {
         update::<f32>("test", &pool, &mut a, 2).unwrap()[0] = 5.0;
         assert_eq!(read::<f32>("test", Device::Cpu, &b, 2).unwrap(), &[1.0, 2.0]);
         assert_eq!(read::<f32>("test", Device::Cpu, &a, 2).unwrap(), &[5.0, 2.0]);
+    }
+
+    fn cast<A: Element, B: Element>(x: &[A]) -> Vec<B> {
+        let bytes = cast_bytes(A::DTYPE, B::DTYPE, bytemuck::cast_slice(x));
+        bytemuck::pod_collect_to_vec(&bytes)
+    }
+
+    #[test]
+    fn casts_round_once_to_even_and_saturate() {
+        let x = [0.5, 1.5, -2.5, 300.0, -300.0, f64::NAN, f64::INFINITY, f64::NEG_INFINITY];
+        assert_eq!(cast::<_, i8>(&x), [0, 2, -2, 127, -128, 0, 127, -128]);
+        assert_eq!(cast::<_, u8>(&x), [0, 2, 0, 255, 0, 0, 255, 0]);
+        assert_eq!(cast::<_, i32>(&[1e10f32, -1e10, 3.5]), [i32::MAX, i32::MIN, 4]);
+        assert_eq!(cast::<_, f32>(&[16777217, 16777219]), [16777216.0, 16777220.0]);
+
+        // 1 + 2^-11 is halfway between two f16; a trifle more must go up, though f32 cannot see the trifle.
+        let half_ulp = 1.0 + 2f64.powi(-11);
+        let above = half_ulp + 2f64.powi(-40);
+        let below = -(half_ulp - 2f64.powi(-40));
+        let f16 = |x: f32| half::f16::from_f32(x);
+        let next = f16(1.0 + 2f32.powi(-10));
+        assert_eq!(cast::<_, half::f16>(&[half_ulp, above, below]), [f16(1.0), next, f16(-1.0)]);
+        let limits = cast::<_, half::f16>(&[65519.999999f64, 65520.0, -1e300, 1e-300]);
+        assert_eq!(limits, [half::f16::MAX, half::f16::INFINITY, half::f16::NEG_INFINITY, f16(0.0)]);
+        let bf16 = cast::<_, half::bf16>(&[1.0 + 2f64.powi(-8), 1.0 + 2f64.powi(-8) + 1e-12]);
+        assert_eq!(cast::<_, f32>(&bf16), [1.0, 1.0078125]);
     }
 }

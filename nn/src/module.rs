@@ -1,6 +1,6 @@
 //! Parameters, and the modules that own them.
 
-use std::sync::{RwLock, RwLockReadGuard};
+use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use tilegrad_engine::{Result, Tensor};
 use tilegrad_kernels::philox::{Purpose, Stream};
@@ -42,6 +42,11 @@ impl Parameter {
         self.value.read().unwrap_or_else(|e| e.into_inner())
     }
 
+    /// Exclusive access, so that an optimizer can hold many parameters at once.
+    pub(crate) fn write(&self) -> RwLockWriteGuard<'_, Tensor> {
+        self.value.write().unwrap_or_else(|e| e.into_inner())
+    }
+
     /// The current value. It is a snapshot: a later update copies instead of changing it.
     pub fn get(&self) -> Tensor {
         self.read().clone()
@@ -54,7 +59,7 @@ impl Parameter {
 
     /// Changes the value in place, keeping its identity on the tape.
     pub fn update<R>(&self, f: impl FnOnce(&mut Tensor) -> R) -> R {
-        f(&mut self.value.write().unwrap_or_else(|e| e.into_inner()))
+        f(&mut self.write())
     }
 
     /// Replaces the value by one of the same shape; gradients of earlier snapshots no longer match.
@@ -110,6 +115,19 @@ pub trait Module: Send + Sync {
 
     /// Shape of the result for an input of shape `x`, and one row a layer for summaries.
     fn describe(&self, name: &str, x: &[usize], rows: &mut Vec<LayerRow>) -> Result<Vec<usize>>;
+
+    /// Weights `[outputs, h * w * c]` of linear layers that read a flattened image, by name, with `[h, w, c]`. A
+    /// framework that stores images channels first flattens in another order: see [`crate::torch`].
+    fn flattened(&self) -> Vec<(String, [usize; 3])> {
+        Vec::new()
+    }
+
+    /// Every parameter with its name, in the order of [`Module::visit`].
+    fn parameters(&self) -> Vec<(String, &Parameter)> {
+        let mut all = Vec::new();
+        self.visit("", &mut |name, parameter| all.push((name, parameter)));
+        all
+    }
 }
 
 /// What a summary says about one layer.
@@ -123,6 +141,6 @@ pub struct LayerRow {
     pub out_shape: Vec<usize>,
     /// Trained elements.
     pub parameters: usize,
-    /// Multiply-adds for this input.
+    /// Multiply-adds of convolutions and products for this input; other layers count 0.
     pub multiply_adds: u64,
 }

@@ -1,7 +1,7 @@
 //! Softmax over the last axis.
 //!
-//! With x of shape [.., C]:   y_i = exp(x_i - m) / Σ_j exp(x_j - m),   m = max_j x_j.
-//! Subtracting m changes nothing mathematically and keeps exp in range (Goodfellow et al. 2016, §4.1).
+//! With x of shape [.., C]:   y_i = exp(x_i - m) / Σ_j exp(x_j - m),   m = max_j x_j. Subtracting
+//! m changes nothing mathematically and keeps exp in range (Goodfellow et al. 2016, §4.1).
 //!
 //! Derivative. ∂y_i/∂x_j = y_i (δ_ij − y_j), so for an incoming gradient g:
 //!   dx_i = y_i (g_i − Σ_j g_j y_j).
@@ -11,11 +11,12 @@ use tilegrad_kernels::Rows;
 
 use crate::{Backend, Op, Result, Saved, Tensor, apply};
 
-struct Softmax;
+struct Softmax(Rows);
 
 /// y = softmax(x) over the last axis.
 pub fn softmax(x: &Tensor) -> Result<Tensor> {
-    apply(Softmax, &[x])
+    // The error: "softmax: needs at least 1 axis, got []".
+    apply(Softmax(Rows::over_last_axis("softmax", x.shape())?), &[x])
 }
 
 impl Op for Softmax {
@@ -25,8 +26,7 @@ impl Op for Softmax {
 
     fn forward(&self, be: &dyn Backend, inputs: &[&Tensor]) -> Result<(Tensor, Saved)> {
         let x = inputs[0];
-        let rows = Rows::over_last_axis(self.name(), x.shape())?; // "softmax: needs at least 1 axis, got []"
-        let y = x.like(be.softmax_forward(rows, x.buffer())?);
+        let y = x.like(be.softmax_forward(self.0, x.buffer())?);
         let saved = Saved::new([&y]);
         Ok((y, saved))
     }
@@ -35,11 +35,10 @@ impl Op for Softmax {
         &self,
         be: &dyn Backend,
         saved: Saved,
-        dy: &Tensor,
+        dy: Tensor,
         _needs: &[bool],
     ) -> Result<Vec<Option<Tensor>>> {
         let [y] = saved.take();
-        let rows = Rows::over_last_axis(self.name(), y.shape())?;
-        Ok(vec![Some(y.like(be.softmax_backward(rows, y.buffer(), dy.buffer())?))])
+        Ok(vec![Some(y.like(be.softmax_backward(self.0, y.buffer(), dy.buffer())?))])
     }
 }

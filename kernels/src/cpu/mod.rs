@@ -3,11 +3,14 @@
 //! **Determinism.** Work is cut into tasks by sizes alone, never by the number of threads, and partial sums are added
 //! in the order of the tasks. So every result has the same bits with 1, 2 or 64 threads.
 
+mod backend;
 mod batch_norm;
+mod broadcast;
 mod conv2d;
 mod cross_entropy;
 mod dropout;
 mod elementwise;
+mod gemm;
 mod matmul;
 mod movement;
 mod optimizer;
@@ -16,6 +19,8 @@ mod reduce;
 pub mod simd;
 mod softmax;
 mod threads;
+mod tiles;
+mod transfer;
 
 use std::sync::Arc;
 

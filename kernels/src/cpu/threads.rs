@@ -41,7 +41,7 @@ impl Threads {
             0 => {}
             1 => task(0),
             _ if self.count() == 1 => (0..count).for_each(task),
-            _ => self.enter(|| (0..count).into_par_iter().with_max_len(1).for_each(task)),
+            _ => self.enter(|| (0..count).into_par_iter().with_max_len(1).for_each(&task)),
         }
     }
 
@@ -60,5 +60,63 @@ impl Threads {
                 out.par_chunks_mut(piece).enumerate().with_max_len(1).for_each(|(i, c)| task(i, c))
             });
         }
+    }
+}
+
+impl Threads {
+    /// As [`Threads::chunks`] on two outputs at once: task i gets piece i of each.
+    pub fn chunks2<A: Send, B: Send>(
+        &self,
+        (a, piece_a): (&mut [A], usize),
+        (b, piece_b): (&mut [B], usize),
+        task: impl Fn(usize, &mut [A], &mut [B]) + Sync,
+    ) {
+        let (piece_a, piece_b) = (piece_a.max(1), piece_b.max(1));
+        if a.len() <= piece_a || self.count() == 1 {
+            let pieces = a.chunks_mut(piece_a).zip(b.chunks_mut(piece_b));
+            pieces.enumerate().for_each(|(i, (a, b))| task(i, a, b));
+        } else {
+            self.enter(|| {
+                let pieces = a.par_chunks_mut(piece_a).zip(b.par_chunks_mut(piece_b));
+                pieces.enumerate().with_max_len(1).for_each(|(i, (a, b))| task(i, a, b))
+            });
+        }
+    }
+}
+
+/// A mutable slice that several tasks write to, each its own part.
+pub struct SharedMut<T> {
+    start: *mut T,
+    len: usize,
+}
+
+// SAFETY: access is only through unsafe methods, whose callers promise disjoint parts.
+unsafe impl<T: Send> Sync for SharedMut<T> {}
+
+impl<T> SharedMut<T> {
+    /// Shares `slice`, which must not be used otherwise while this exists.
+    pub fn new(slice: &mut [T]) -> Self {
+        SharedMut { start: slice.as_mut_ptr(), len: slice.len() }
+    }
+
+    /// Elements `start` to `start + len`.
+    ///
+    /// # Safety
+    /// No other task may hold any of them.
+    #[allow(clippy::mut_from_ref)]
+    pub unsafe fn slice(&self, start: usize, len: usize) -> &mut [T] {
+        assert!(start + len <= self.len);
+        // SAFETY: in bounds by the assertion, unique by the caller's promise.
+        unsafe { std::slice::from_raw_parts_mut(self.start.add(start), len) }
+    }
+
+    /// Pointer to element `index`.
+    ///
+    /// # Safety
+    /// Writes through it must stay inside the slice and apart from those of other tasks.
+    pub unsafe fn pointer(&self, index: usize) -> *mut T {
+        assert!(index <= self.len);
+        // SAFETY: in bounds by the assertion.
+        unsafe { self.start.add(index) }
     }
 }

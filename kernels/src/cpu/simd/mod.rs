@@ -13,6 +13,7 @@
 //! need control over registers (matrix products) use [`Vector`]. Threads are started outside of a kernel, never inside:
 //! a closure that runs on another thread would lose the instruction set.
 
+pub(crate) mod math;
 mod portable;
 #[cfg(target_arch = "x86_64")]
 mod x86;

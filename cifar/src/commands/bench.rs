@@ -1,0 +1,223 @@
+//! `cifar bench`: how fast a model trains or classifies, on random images.
+//!
+//! The step is that of `torch_train.py`, the PyTorch side of the comparison: forward, cross-entropy with label
+//! smoothing 0.1, backward, SGD with momentum 0.9 and weight decay 5e-4. Three steps warm up, the rest are timed.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::{Result, bail, ensure};
+use clap::ValueEnum;
+use tilegrad_engine::profile::{self, Pass};
+use tilegrad_engine::{Backend, Tensor, no_grad};
+use tilegrad_kernels::philox::{Purpose, Stream};
+use tilegrad_nn::{
+    Context, Model, ModelConfig, Module, Optimizer, ParamGroup, Setting, Sgd, SgdConfig, loss,
+};
+
+use crate::device::Compute;
+use crate::{model, outln};
+
+/// Steps before the clock starts.
+const WARM_UP: usize = 3;
+/// Classes of the random labels.
+const CLASSES: usize = 10;
+
+/// What is timed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Mode {
+    /// A whole training step.
+    Train,
+    /// Logits only.
+    Infer,
+}
+
+/// Flags of `cifar bench`.
+#[derive(clap::Args)]
+pub struct Args {
+    /// simple-cnn, simple-cnn-bn, simple-cnn-gap, resnet20, resnet-guide or resnet18
+    #[arg(long)]
+    model: String,
+    /// Images a step
+    #[arg(long, value_name = "N", default_value_t = 128)]
+    batch: usize,
+    /// Number format: f32
+    #[arg(long, default_value = "f32")]
+    dtype: String,
+    /// Timed steps
+    #[arg(long, value_name = "N", default_value_t = 15)]
+    steps: usize,
+    /// What is timed
+    #[arg(long, value_enum, default_value_t = Mode::Train)]
+    mode: Mode,
+    /// Threads of the CPU device [default: one a core]
+    #[arg(long, value_name = "N")]
+    threads: Option<usize>,
+    /// Device: cpu or reference
+    #[arg(long, default_value = "cpu")]
+    device: String,
+    /// One JSON line
+    #[arg(long)]
+    json: bool,
+    /// Show where the time of the timed steps went, op by op (this makes them a little slower)
+    #[arg(long)]
+    profile: bool,
+}
+
+/// Times the steps and prints the result.
+pub fn run(args: Args) -> Result<()> {
+    let kind = model::kind(&args.model)?;
+    ensure!((1..=65_536).contains(&args.batch), "--batch must be 1 to 65536, got {}", args.batch);
+    ensure!((1..=1_000_000).contains(&args.steps), "--steps must be 1 to 1000000, got {}", args.steps);
+    if args.dtype != "f32" {
+        bail!("--dtype must be f32, the one that this version computes in; got '{}'", args.dtype);
+    }
+    let compute = Compute::open(&args.device, args.threads)?;
+    let (mut times, profile) = compute.enter(|| {
+        let mut bench = Bench::new(&compute.backend, ModelConfig::new(kind, CLASSES), args.batch)?;
+        let mut times = Vec::with_capacity(args.steps);
+        for step in 0..WARM_UP + args.steps {
+            if step == WARM_UP && args.profile {
+                profile::start();
+            }
+            let clock = Instant::now();
+            match args.mode {
+                Mode::Train => bench.train_step(step as u32)?,
+                Mode::Infer => bench.infer_step()?,
+            }
+            compute.backend.synchronize()?;
+            if step >= WARM_UP {
+                times.push(clock.elapsed().as_secs_f64() * 1e3);
+            }
+        }
+        Ok::<_, anyhow::Error>((times, profile::stop()))
+    })?;
+    times.sort_by(f64::total_cmp);
+    let (median, least) = (median(&times), times[0]);
+    let images_per_second = args.batch as f64 / median * 1e3;
+    let memory = compute.backend.memory();
+    let mode = match args.mode {
+        Mode::Train => "train",
+        Mode::Infer => "infer",
+    };
+    if args.json {
+        let line = serde_json::json!({
+            "peer": format!("tilegrad {}", env!("CARGO_PKG_VERSION")),
+            "model": args.model,
+            "batch": args.batch,
+            "dtype": args.dtype,
+            "layout": "nhwc",
+            "mode": mode,
+            "threads": compute.threads(),
+            "images_per_second": round(images_per_second, 1),
+            "median_ms": round(median, 2),
+            "min_ms": round(least, 2),
+            "device": args.device,
+            "peak_bytes": memory.peak,
+            "peak_resident_bytes": peak_resident(),
+        });
+        outln!("{line}")?;
+    } else {
+        outln!("{}", compute.backend.description())?;
+        outln!(
+            "{} {mode}, batch {}: {images_per_second:.1} images/s, median {median:.2} ms, \
+             least {least:.2} ms, peak {:.1} MiB of buffers",
+            args.model,
+            args.batch,
+            memory.peak as f64 / 1048576.0
+        )?;
+    }
+    print_profile(&profile, args.steps, args.json)
+}
+
+/// Ops by time. Beside a JSON line it goes to stderr.
+fn print_profile(rows: &[profile::Row], steps: usize, to_stderr: bool) -> Result<()> {
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let total: f64 = rows.iter().map(|row| row.seconds).sum();
+    let mut lines =
+        vec![format!("{:24} {:9} {:>9} {:>12} {:>7}", "op", "pass", "calls", "ms a step", "share")];
+    for row in rows {
+        lines.push(format!(
+            "{:24} {:9} {:>9} {:>12.3} {:>5.1} %",
+            row.op,
+            row.pass,
+            row.calls,
+            row.seconds * 1e3 / steps as f64,
+            100.0 * row.seconds / total
+        ));
+    }
+    for line in lines {
+        if to_stderr {
+            eprintln!("{line}");
+        } else {
+            outln!("{line}")?;
+        }
+    }
+    Ok(())
+}
+
+/// A model with random images.
+struct Bench {
+    model: Model,
+    sgd: Sgd,
+    x: Tensor,
+    labels: Tensor,
+}
+
+impl Bench {
+    fn new(backend: &Arc<dyn Backend>, config: ModelConfig, batch: usize) -> Result<Self> {
+        let model = Model::new(backend, config, 0)?;
+        let groups = ParamGroup::decay_all(5e-4);
+        let sgd = Sgd::new(SgdConfig { momentum: 0.9, nesterov: false, dampening: 0.0 }, groups);
+        let shape = model.input_shape(batch);
+        let stream = Stream::new(0, Purpose::Test, 0, 0);
+        let pixels: Vec<f32> =
+            (0..tilegrad_kernels::elements(&shape) as u64).map(|i| stream.normal(i) as f32).collect();
+        let stream = Stream::new(0, Purpose::Test, 0, 1);
+        let labels: Vec<i32> =
+            (0..batch as u64).map(|i| stream.below(i, CLASSES as u32) as i32).collect();
+        Ok(Bench {
+            model,
+            sgd,
+            x: Tensor::from_slice(backend, &pixels, &shape)?,
+            labels: Tensor::from_slice(backend, &labels, &[batch])?,
+        })
+    }
+
+    fn train_step(&mut self, step: u32) -> Result<()> {
+        let logits = self.model.forward(&self.x, &mut Context::train(0, step))?;
+        let loss = loss::cross_entropy(&logits, &self.labels, 0.1)?;
+        drop(logits);
+        let gradients = loss.backward()?;
+        drop(loss);
+        profile::time("sgd", Pass::Update, &**self.x.backend(), || {
+            self.sgd.step(&self.model, &gradients, Setting::lr(0.01), None)
+        })?;
+        Ok(())
+    }
+
+    fn infer_step(&mut self) -> Result<()> {
+        no_grad(|| self.model.forward(&self.x, &mut Context::eval()))?;
+        Ok(())
+    }
+}
+
+/// The middle of sorted values.
+fn median(sorted: &[f64]) -> f64 {
+    let n = sorted.len();
+    (sorted[(n - 1) / 2] + sorted[n / 2]) / 2.0
+}
+
+fn round(x: f64, digits: i32) -> f64 {
+    let scale = 10f64.powi(digits);
+    (x * scale).round() / scale
+}
+
+/// The most memory that this process has had resident, where the system tells (Linux).
+fn peak_resident() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.split_whitespace().next()?.parse::<u64>().ok().map(|kib| kib * 1024)
+}

@@ -1,0 +1,343 @@
+//! What a training run is: every setting once, as a flag, as a TOML key and as a resolved value.
+//!
+//! Precedence: preset < `--config` file < flags. [`Overrides`] is a partial configuration (any of the three),
+//! [`Config`] a complete and checked one; `runs/NAME/config.toml` holds a [`Config`] and can be given to `--config`.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+/// Which optimizer updates the parameters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OptimizerKind {
+    /// Stochastic gradient descent with momentum.
+    Sgd,
+    /// AdamW (Loshchilov and Hutter 2019), betas 0.9 and 0.999.
+    #[value(name = "adamw")]
+    #[serde(rename = "adamw")]
+    AdamW,
+}
+
+/// How the learning rate moves during a run. `lr` is its highest value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ScheduleKind {
+    /// One cycle (Smith and Topin 2017): from lr/25 up over `warmup`, then down to lr/250,000, along cosines.
+    #[value(name = "onecycle")]
+    #[serde(rename = "onecycle")]
+    OneCycle,
+    /// Half a cosine from `lr` to `min-lr`.
+    Cosine,
+    /// Times `gamma` every `step-epochs` epochs.
+    Step,
+    /// Linear over `warmup`, then half a cosine to `min-lr`.
+    WarmupCosine,
+    /// Always `lr`.
+    Constant,
+}
+
+/// Which mean and standard deviation images are normalised with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Normalisation {
+    /// Those of each channel of the training images.
+    Dataset,
+    /// 0.5 and 0.5: pixel values become -1 to 1.
+    Half,
+}
+
+/// Declares [`Overrides`] and [`Config`] from one list of settings.
+macro_rules! settings {
+    ($($(#[$meta:meta])* $name:ident: $type:ty = $default:expr;)*) => {
+        /// Settings that were given somewhere: in a preset, in a file or as flags.
+        #[derive(Clone, Debug, Default, PartialEq, clap::Args, Serialize, Deserialize)]
+        #[serde(deny_unknown_fields, rename_all = "kebab-case")]
+        pub struct Overrides {
+            $($(#[$meta])* #[serde(skip_serializing_if = "Option::is_none")] pub $name: Option<$type>,)*
+        }
+
+        /// Every setting of a run.
+        #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+        #[serde(deny_unknown_fields, rename_all = "kebab-case")]
+        pub struct Config {
+            $(#[doc = concat!("See the flag of this name; by default `", stringify!($default), "`.")]
+            pub $name: $type,)*
+        }
+
+        impl Overrides {
+            /// These settings, and those of `base` where these say nothing.
+            pub fn over(self, base: Overrides) -> Overrides {
+                Overrides { $($name: self.$name.or(base.$name),)* }
+            }
+
+            /// All settings, by default where these say nothing, checked.
+            pub fn resolve(self) -> Result<Config> {
+                let config = Config { $($name: self.$name.unwrap_or_else(|| $default),)* };
+                config.check()?;
+                Ok(config)
+            }
+        }
+    };
+}
+
+settings! {
+    /// Images to train on: a directory that `cifar data` can read, or `synthetic`, the embedded set
+    #[arg(long, value_name = "DIR")]
+    data: String = "synthetic".to_string();
+    /// Training images of the embedded set
+    #[arg(long, value_name = "N")]
+    synthetic_train: usize = 10_000;
+    /// Test images of the embedded set
+    #[arg(long, value_name = "N")]
+    synthetic_test: usize = 2_000;
+    /// simple-cnn, simple-cnn-bn, simple-cnn-gap, resnet20, resnet-guide or resnet18
+    #[arg(long)]
+    model: String = "simple-cnn-bn".to_string();
+    /// Passes over the training images
+    #[arg(long, value_name = "N")]
+    epochs: u32 = 20;
+    /// Images a step
+    #[arg(long, value_name = "N")]
+    batch: usize = 128;
+    /// Batches whose gradients are added up before the optimizer steps
+    #[arg(long, value_name = "N")]
+    accumulate: usize = 1;
+    /// Learning rate, at its highest
+    #[arg(long, allow_negative_numbers = true)]
+    lr: f64 = 0.05;
+    /// Seed of all randomness: weights, order, augmentation, dropout
+    #[arg(long, value_name = "N")]
+    seed: u64 = 0;
+    /// Device: cpu or reference
+    #[arg(long)]
+    device: String = "cpu".to_string();
+    /// Number format of activations and weights: f32
+    #[arg(long)]
+    precision: String = "f32".to_string();
+    /// Optimizer
+    #[arg(long, value_name = "NAME")]
+    optimizer: OptimizerKind = OptimizerKind::Sgd;
+    /// Momentum of SGD
+    #[arg(long, value_name = "M", allow_negative_numbers = true)]
+    momentum: f64 = 0.9;
+    /// Nesterov's form of momentum
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
+          default_missing_value = "true")]
+    nesterov: bool = true;
+    /// Weight decay
+    #[arg(long, value_name = "W", allow_negative_numbers = true)]
+    weight_decay: f64 = 5e-4;
+    /// Decay biases and batch-norm parameters too, as PyTorch does unless told otherwise
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
+          default_missing_value = "true")]
+    decay_all: bool = true;
+    /// Learning-rate schedule
+    #[arg(long, value_name = "NAME")]
+    schedule: ScheduleKind = ScheduleKind::OneCycle;
+    /// Share of all steps during which the learning rate rises (onecycle, warmup-cosine)
+    #[arg(long, value_name = "SHARE", allow_negative_numbers = true)]
+    warmup: f64 = 0.25;
+    /// Epochs between the drops of the step schedule
+    #[arg(long, value_name = "N")]
+    step_epochs: u32 = 30;
+    /// Factor of each drop of the step schedule
+    #[arg(long, value_name = "G", allow_negative_numbers = true)]
+    gamma: f64 = 0.1;
+    /// Lowest learning rate of the cosine schedules
+    #[arg(long, value_name = "LR", allow_negative_numbers = true)]
+    min_lr: f64 = 0.0;
+    /// Let onecycle move the momentum between 0.85 and 0.95, against the learning rate
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
+          default_missing_value = "true")]
+    cycle_momentum: bool = false;
+    /// Share of each target spread evenly over all classes
+    #[arg(long, value_name = "SHARE", allow_negative_numbers = true)]
+    label_smoothing: f64 = 0.1;
+    /// Mirror half of the training images
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
+          default_missing_value = "true")]
+    flip: bool = true;
+    /// Pad training images by so many pixels, and cut a random window out again; 0: off
+    #[arg(long, value_name = "PIXELS")]
+    crop: usize = 4;
+    /// Turn training images by up to so many degrees; 0: off
+    #[arg(long, value_name = "DEGREES", allow_negative_numbers = true)]
+    rotation: f64 = 0.0;
+    /// Mixup (Zhang et al. 2018) with this alpha; 0: off
+    #[arg(long, value_name = "ALPHA", allow_negative_numbers = true)]
+    mixup: f64 = 0.0;
+    /// CutMix (Yun et al. 2019) with this alpha; 0: off
+    #[arg(long, value_name = "ALPHA", allow_negative_numbers = true)]
+    cutmix: f64 = 0.0;
+    /// Mean and standard deviation of the normalisation
+    #[arg(long, value_name = "NAME")]
+    normalise: Normalisation = Normalisation::Dataset;
+    /// Scale gradients down to this norm where theirs is larger; 0: off
+    #[arg(long, value_name = "NORM", allow_negative_numbers = true)]
+    clip_norm: f64 = 0.0;
+    /// Stop after so many epochs without a better test accuracy; 0: never
+    #[arg(long, value_name = "EPOCHS")]
+    patience: u32 = 0;
+    /// Save every so many steps, besides the end of each epoch; 0: only then
+    #[arg(long, value_name = "STEPS")]
+    save_every: u64 = 0;
+    /// Threads that prepare batches
+    #[arg(long, value_name = "N")]
+    workers: usize = 1;
+    /// Start from these weights: a checkpoint of this program, or a PyTorch state dict as safetensors
+    #[arg(long, value_name = "FILE")]
+    weights: String = String::new();
+}
+
+/// Settings that change how a run is executed but not its result: a resumed run may change them.
+const EXECUTION: [&str; 2] = ["workers", "save-every"];
+
+/// Images the embedded set may have, a split.
+const SYNTHETIC_LIMIT: usize = 1_000_000;
+
+impl Overrides {
+    /// Reads a TOML file.
+    pub fn read(path: &Path) -> Result<Overrides> {
+        let text = std::fs::read_to_string(path)
+            .with_context(|| format!("cannot read the configuration {}", path.display()))?;
+        Self::parse(&text).map_err(|e| anyhow!("{}: {e}", path.display()))
+    }
+
+    /// Parses TOML.
+    pub fn parse(text: &str) -> Result<Overrides> {
+        toml::from_str(text).map_err(|e| {
+            // The parser's message has several lines with a picture of the place; the line number says as much.
+            let line = e.span().map(|s| text[..s.start.min(text.len())].matches('\n').count() + 1);
+            let message = e.message().replace('\n', "; ");
+            match line {
+                Some(line) => anyhow!("line {line}: {message}"),
+                None => anyhow!("{message}"),
+            }
+        })
+    }
+
+    /// The first setting given here that would make a run differ from `config`, as (name, here, there).
+    pub fn conflict(&self, config: &Config) -> Result<Option<(String, Value, Value)>> {
+        let (given, there) = (as_map(self)?, as_map(config)?);
+        Ok(given.into_iter().find_map(|(name, value)| {
+            let other = there.get(&name).cloned().unwrap_or(Value::Null);
+            (value != other && !EXECUTION.contains(&name.as_str())).then_some((name, value, other))
+        }))
+    }
+}
+
+fn as_map<T: Serialize>(value: &T) -> Result<Map<String, Value>> {
+    match serde_json::to_value(value)? {
+        Value::Object(map) => Ok(map),
+        _ => bail!("a configuration must be a table"),
+    }
+}
+
+impl Config {
+    /// Refuses values that no run can have, naming the flag, the value and what would be right.
+    fn check(&self) -> Result<()> {
+        let finite = |flag: &str, value: f64, ok: bool, right: &str| {
+            ensure!(value.is_finite() && ok, "--{flag} must be {right}, got {value}");
+            Ok(())
+        };
+        ensure!(self.batch >= 1, "--batch must be at least 1, got 0");
+        ensure!(self.batch <= 65_536, "--batch must be at most 65536, got {}", self.batch);
+        ensure!(self.epochs >= 1, "--epochs must be at least 1, got 0");
+        ensure!(self.epochs <= 1_000_000, "--epochs must be at most 1000000, got {}", self.epochs);
+        ensure!(self.accumulate >= 1, "--accumulate must be at least 1, got 0");
+        ensure!(self.step_epochs >= 1, "--step-epochs must be at least 1, got 0");
+        ensure!(
+            (1..=64).contains(&self.workers),
+            "--workers must be 1 to 64, got {}",
+            self.workers
+        );
+        for (flag, n) in
+            [("synthetic-train", self.synthetic_train), ("synthetic-test", self.synthetic_test)]
+        {
+            ensure!(
+                (1..=SYNTHETIC_LIMIT).contains(&n),
+                "--{flag} must be 1 to {SYNTHETIC_LIMIT}, got {n}"
+            );
+        }
+        finite("lr", self.lr, self.lr >= 0.0, "a number of at least 0")?;
+        finite("min-lr", self.min_lr, (0.0..=self.lr).contains(&self.min_lr), "0 to --lr")?;
+        finite("momentum", self.momentum, (0.0..1.0).contains(&self.momentum), "0 to below 1")?;
+        finite("weight-decay", self.weight_decay, self.weight_decay >= 0.0, "at least 0")?;
+        finite("warmup", self.warmup, (0.0..1.0).contains(&self.warmup), "0 to below 1")?;
+        finite("gamma", self.gamma, self.gamma > 0.0, "above 0")?;
+        let smoothing = self.label_smoothing;
+        finite("label-smoothing", smoothing, (0.0..=1.0).contains(&smoothing), "0 to 1")?;
+        finite("rotation", self.rotation, (0.0..=180.0).contains(&self.rotation), "0 to 180")?;
+        finite("mixup", self.mixup, self.mixup >= 0.0, "at least 0")?;
+        finite("cutmix", self.cutmix, self.cutmix >= 0.0, "at least 0")?;
+        finite("clip-norm", self.clip_norm, self.clip_norm >= 0.0, "at least 0")?;
+        ensure!(self.crop <= 64, "--crop must be at most 64 pixels, got {}", self.crop);
+        ensure!(
+            !self.nesterov || self.momentum > 0.0 || self.optimizer != OptimizerKind::Sgd,
+            "--nesterov needs a momentum above 0; give --nesterov=false"
+        );
+        ensure!(
+            self.precision == "f32",
+            "--precision must be f32, the one that this version trains in; got '{}'",
+            self.precision
+        );
+        crate::device::check_name(&self.device)?;
+        crate::presets::check_model(&self.model)
+    }
+
+    /// As TOML, for `config.toml`.
+    pub fn to_toml(&self) -> Result<String> {
+        Ok(toml::to_string(self)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with(f: impl FnOnce(&mut Overrides)) -> Result<Config> {
+        let mut overrides = Overrides::default();
+        f(&mut overrides);
+        overrides.resolve()
+    }
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        let config = with(|o| o.lr = Some(0.1 + 0.2)).unwrap();
+        let read = Overrides::parse(&config.to_toml().unwrap()).unwrap();
+        assert_eq!(read.conflict(&config).unwrap(), None);
+        assert_eq!(read.resolve().unwrap(), config);
+    }
+
+    #[test]
+    fn flags_win_over_the_file_and_the_file_over_the_preset() {
+        let preset = Overrides { lr: Some(1.0), epochs: Some(1), batch: Some(1), ..Default::default() };
+        let file = Overrides { lr: Some(2.0), epochs: Some(2), ..Default::default() };
+        let flags = Overrides { lr: Some(3.0), ..Default::default() };
+        let config = flags.over(file.over(preset)).resolve().unwrap();
+        assert_eq!((config.lr, config.epochs, config.batch), (3.0, 2, 1));
+    }
+
+    #[test]
+    fn impossible_values_are_named() {
+        let message = |f: fn(&mut Overrides)| with(f).unwrap_err().to_string();
+        assert_eq!(message(|o| o.batch = Some(0)), "--batch must be at least 1, got 0");
+        assert_eq!(message(|o| o.lr = Some(-1.0)), "--lr must be a number of at least 0, got -1");
+        assert_eq!(message(|o| o.lr = Some(f64::NAN)), "--lr must be a number of at least 0, got NaN");
+        assert!(message(|o| o.momentum = Some(1.0)).starts_with("--momentum must be 0 to below 1"));
+        assert!(message(|o| o.label_smoothing = Some(1.5)).starts_with("--label-smoothing"));
+        assert!(message(|o| o.model = Some("vgg".into())).contains("vgg"));
+        assert!(message(|o| o.device = Some("cuda".into())).contains("cuda"));
+        assert!(message(|o| o.precision = Some("bf16".into())).contains("bf16"));
+    }
+
+    #[test]
+    fn unknown_keys_are_refused_with_their_line() {
+        let error = Overrides::parse("epochs = 3\nlearning-rate = 0.1\n").unwrap_err().to_string();
+        assert!(error.starts_with("line 2: unknown field `learning-rate`"), "{error}");
+    }
+}

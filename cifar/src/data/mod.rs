@@ -1,0 +1,312 @@
+//! Images with labels: where they come from, and how they lie on disk.
+//!
+//! - [`binary`]: the CIFAR binary layout, read and written
+//! - [`manifest`]: `dataset.json`, which says what the binary layout leaves open
+//! - [`synthetic`]: a set drawn from a seed, so that nothing need be downloaded
+//! - [`import`], [`archive`]: folders and tars of image files
+//! - [`download`]: the official archives
+//! - [`picture`], [`font`]: a grid of samples and a chart of class counts
+
+pub mod archive;
+pub mod binary;
+pub mod download;
+pub mod font;
+pub mod import;
+pub mod manifest;
+pub mod picture;
+pub mod synthetic;
+
+use std::path::Path;
+
+use sha2::{Digest, Sha256};
+use tilegrad_kernels::philox::{Purpose, Stream};
+
+/// CIFAR-10's classes in the order of their labels.
+pub const CIFAR10_CLASSES: [&str; 10] = [
+    "airplane",
+    "automobile",
+    "bird",
+    "cat",
+    "deer",
+    "dog",
+    "frog",
+    "horse",
+    "ship",
+    "truck",
+];
+
+/// Which part of a data set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Split {
+    /// What is trained on.
+    Train,
+    /// What accuracies are measured on.
+    Test,
+}
+
+/// Square RGB images with one label each, in memory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dataset {
+    /// `[n, size, size, 3]`, channels last.
+    pub images: Vec<u8>,
+    /// `[n]`, each in `0..classes.len()`.
+    pub labels: Vec<u16>,
+    /// The name of each label.
+    pub classes: Vec<String>,
+    /// Width and height of every image, in pixels.
+    pub size: usize,
+}
+
+impl Dataset {
+    /// Reads one split of the data set in `dir`: the CIFAR-10 or CIFAR-100 binary layout, or an import of ours.
+    ///
+    /// Errors are one line each: no data in `dir`, a truncated file, a wrong count, a label out of range, a checksum
+    /// that differs from `dataset.json`'s.
+    pub fn load(dir: &Path, split: Split) -> anyhow::Result<Dataset> {
+        binary::load(dir, split)
+    }
+
+    /// How many images.
+    pub fn len(&self) -> usize {
+        self.labels.len()
+    }
+
+    /// Whether there is no image.
+    pub fn is_empty(&self) -> bool {
+        self.labels.is_empty()
+    }
+
+    /// Bytes of one image.
+    pub fn image_bytes(&self) -> usize {
+        self.size * self.size * 3
+    }
+
+    /// Image `i`, `[size, size, 3]`.
+    pub fn image(&self, i: usize) -> &[u8] {
+        let bytes = self.image_bytes();
+        &self.images[i * bytes..(i + 1) * bytes]
+    }
+
+    /// The first 16 hex digits of a SHA-256 over size, class names, labels and pixels: equal for equal contents, however
+    /// they are stored.
+    pub fn fingerprint(&self) -> String {
+        let mut hash = Sha256::new();
+        hash.update((self.size as u64).to_le_bytes());
+        hash.update((self.classes.len() as u64).to_le_bytes());
+        for class in &self.classes {
+            hash.update((class.len() as u64).to_le_bytes());
+            hash.update(class.as_bytes());
+        }
+        hash.update((self.len() as u64).to_le_bytes());
+        let labels: Vec<u8> = self.labels.iter().flat_map(|l| l.to_le_bytes()).collect();
+        hash.update(labels);
+        hash.update(&self.images);
+        hex(&hash.finalize())[..16].to_string()
+    }
+
+    /// Mean and (population) standard deviation of each channel, of values scaled to 0..1.
+    ///
+    /// Sums are kept in integers, so the result does not depend on an order of summation. A channel that never varies
+    /// gets the deviation 1, so that one may always divide by it. No images: mean 0, deviation 1.
+    pub fn mean_std(&self) -> ([f32; 3], [f32; 3]) {
+        let (mut sum, mut squares) = ([0u64; 3], [0u64; 3]);
+        // 4,096 pixels at a time: the sums of a block fit 32 bits, which vectorises.
+        for block in self.images.chunks(3 * 4096) {
+            let (mut s, mut q) = ([0u32; 3], [0u32; 3]);
+            for pixel in block.as_chunks::<3>().0 {
+                for c in 0..3 {
+                    s[c] += pixel[c] as u32;
+                    q[c] += pixel[c] as u32 * pixel[c] as u32;
+                }
+            }
+            for c in 0..3 {
+                sum[c] += s[c] as u64;
+                squares[c] += q[c] as u64;
+            }
+        }
+        let pixels = (self.images.len() / 3) as f64;
+        let (mut mean, mut std) = ([0.0; 3], [1.0; 3]);
+        if pixels > 0.0 {
+            for c in 0..3 {
+                let m = sum[c] as f64 / pixels;
+                let variance = (squares[c] as f64 / pixels - m * m).max(0.0);
+                mean[c] = (m / 255.0) as f32;
+                if variance > 1e-9 {
+                    std[c] = (variance.sqrt() / 255.0) as f32;
+                }
+            }
+        }
+        (mean, std)
+    }
+
+    /// How many images each class has.
+    pub fn class_counts(&self) -> Vec<usize> {
+        let mut counts = vec![0; self.classes.len()];
+        for &label in &self.labels {
+            counts[label as usize] += 1;
+        }
+        counts
+    }
+
+    /// The first `n` images (all when there are fewer).
+    pub fn subset(&self, n: usize) -> Dataset {
+        let n = n.min(self.len());
+        Dataset {
+            images: self.images[..n * self.image_bytes()].to_vec(),
+            labels: self.labels[..n].to_vec(),
+            classes: self.classes.clone(),
+            size: self.size,
+        }
+    }
+
+    /// Splits off a validation set: (the rest, `fraction` of each class, rounded), both in the original order. Which
+    /// images are taken depends on `seed` alone.
+    pub fn split_validation(&self, fraction: f64, seed: u64) -> (Dataset, Dataset) {
+        let held_out = stratified(&self.labels, self.classes.len(), fraction, seed);
+        let part = |wanted: bool| {
+            let chosen: Vec<usize> = (0..self.len()).filter(|&i| held_out[i] == wanted).collect();
+            self.select(&chosen)
+        };
+        (part(false), part(true))
+    }
+
+    /// The images at `indices`, in that order.
+    ///
+    /// # Panics
+    /// If an index is out of range.
+    pub fn select(&self, indices: &[usize]) -> Dataset {
+        let mut images = Vec::with_capacity(indices.len() * self.image_bytes());
+        for &i in indices {
+            images.extend_from_slice(self.image(i));
+        }
+        Dataset {
+            images,
+            labels: indices.iter().map(|&i| self.labels[i]).collect(),
+            classes: self.classes.clone(),
+            size: self.size,
+        }
+    }
+}
+
+/// What a permutation is for: those of different use never share random numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Order {
+    /// The samples of an epoch.
+    Epoch = 0,
+    /// Which samples of a class are held out.
+    HoldOut = 1,
+    /// The records of an imported set.
+    Records = 2,
+}
+
+/// A permutation of `0..n` that depends on (n, seed, use, epoch) only: Fisher-Yates over a Philox stream.
+pub fn permutation(n: usize, seed: u64, order: Order, epoch: u32) -> Vec<u32> {
+    assert!(n <= u32::MAX as usize, "permutation: {n} items are more than 2^32 - 1");
+    let stream = Stream::new(seed, Purpose::Shuffle, epoch, order as u32);
+    let mut items: Vec<u32> = (0..n as u32).collect();
+    for i in (1..n).rev() {
+        items.swap(i, stream.below(i as u64, i as u32 + 1) as usize);
+    }
+    items
+}
+
+/// Marks `fraction` of each class, rounded, by seed.
+fn stratified(labels: &[u16], classes: usize, fraction: f64, seed: u64) -> Vec<bool> {
+    let mut members = vec![Vec::new(); classes];
+    for (i, &label) in labels.iter().enumerate() {
+        members[label as usize].push(i);
+    }
+    let mut marked = vec![false; labels.len()];
+    for (class, members) in members.iter().enumerate() {
+        let count = (members.len() as f64 * fraction.clamp(0.0, 1.0)).round() as usize;
+        for &i in &permutation(members.len(), seed, Order::HoldOut, class as u32)[..count] {
+            marked[members[i as usize]] = true;
+        }
+    }
+    marked
+}
+
+/// Bytes as lowercase hex digits.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tiny() -> Dataset {
+        let classes = vec!["a".to_string(), "b".to_string()];
+        let images = (0..10 * 12).map(|i| (i * 7 % 256) as u8).collect();
+        Dataset { images, labels: vec![0, 1, 0, 1, 0, 1, 0, 1, 0, 0], classes, size: 2 }
+    }
+
+    #[test]
+    fn permutations_are_permutations_and_differ() {
+        let p = permutation(1000, 1, Order::Epoch, 0);
+        let mut sorted = p.clone();
+        sorted.sort_unstable();
+        assert_eq!(sorted, (0..1000).collect::<Vec<u32>>());
+        assert_eq!(p, permutation(1000, 1, Order::Epoch, 0));
+        assert_ne!(p, permutation(1000, 1, Order::Epoch, 1));
+        assert_ne!(p, permutation(1000, 2, Order::Epoch, 0));
+        assert_ne!(p, permutation(1000, 1, Order::Records, 0));
+        assert!(permutation(0, 1, Order::Epoch, 0).is_empty());
+    }
+
+    #[test]
+    fn mean_and_deviation_equal_the_definition() {
+        let set = tiny();
+        let (mean, std) = set.mean_std();
+        for c in 0..3 {
+            let v: Vec<f64> =
+                set.images.iter().skip(c).step_by(3).map(|&b| b as f64 / 255.0).collect();
+            let m = v.iter().sum::<f64>() / v.len() as f64;
+            let s = (v.iter().map(|x| (x - m) * (x - m)).sum::<f64>() / v.len() as f64).sqrt();
+            assert!((mean[c] as f64 - m).abs() < 1e-6 && (std[c] as f64 - s).abs() < 1e-6);
+        }
+        let flat = Dataset { images: vec![9; 12], labels: vec![0], ..set };
+        assert_eq!(flat.mean_std().1, [1.0; 3]);
+    }
+
+    #[test]
+    fn validation_is_stratified_disjoint_and_complete() {
+        let set = tiny();
+        let (train, validation) = set.split_validation(0.5, 3);
+        assert_eq!(validation.class_counts(), vec![3, 2]);
+        assert_eq!(train.class_counts(), vec![3, 2]);
+        let mut all: Vec<&[u8]> = (0..5).flat_map(|i| [train.image(i), validation.image(i)]).collect();
+        let mut original: Vec<&[u8]> = (0..10).map(|i| set.image(i)).collect();
+        all.sort_unstable();
+        original.sort_unstable();
+        assert_eq!(all, original);
+        assert_eq!(set.split_validation(0.5, 3), (train, validation));
+    }
+
+    #[test]
+    fn fingerprint_sees_every_part() {
+        let set = tiny();
+        let print = set.fingerprint();
+        assert_eq!(print.len(), 16);
+        assert_eq!(print, tiny().fingerprint());
+        for change in 0..3 {
+            let mut other = tiny();
+            match change {
+                0 => other.images[5] ^= 1,
+                1 => other.labels[2] = 1,
+                _ => other.classes[0].push('x'),
+            }
+            assert_ne!(print, other.fingerprint());
+        }
+    }
+
+    #[test]
+    fn subset_takes_the_first() {
+        let set = tiny();
+        let first = set.subset(3);
+        assert_eq!((first.len(), first.image(2)), (3, set.image(2)));
+        assert_eq!(set.subset(99), set);
+    }
+}

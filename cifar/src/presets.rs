@@ -1,0 +1,138 @@
+//! Presets: recipes by name, as the TOML that a `--config` file would hold.
+
+use anyhow::{Context, Result, bail};
+
+use crate::config::Overrides;
+
+/// A recipe.
+pub struct Preset {
+    /// What `--preset` calls it.
+    pub name: &'static str,
+    /// What it is for, in a line.
+    pub about: &'static str,
+    /// The settings, in TOML.
+    pub toml: &'static str,
+}
+
+/// SGD with momentum 0.9 (fixed, unlike PyTorch's default for OneCycle), one cycle with a quarter of warm-up.
+macro_rules! one_cycle {
+    ($model:literal, $epochs:literal, $lr:literal) => {
+        concat!(
+            "model = \"", $model, "\"\nepochs = ", $epochs, "\nlr = ", $lr, "\nbatch = 128\n",
+            "optimizer = \"sgd\"\nmomentum = 0.9\nnesterov = true\nweight-decay = 5e-4\n",
+            "schedule = \"onecycle\"\nwarmup = 0.25\ncycle-momentum = false\n",
+            "label-smoothing = 0.1\nflip = true\ncrop = 4\nrotation = 0.0\n",
+            "normalise = \"dataset\"\n",
+        )
+    };
+}
+
+/// The recipe of the guide: batch 64, flips and turns by up to 15 degrees, values in -1..1, SGD at 0.1, a tenth of
+/// it every 30 epochs, label smoothing.
+const GUIDE: &str = r#"
+model = "simple-cnn"
+epochs = 60
+batch = 64
+lr = 0.1
+optimizer = "sgd"
+momentum = 0.9
+nesterov = false
+weight-decay = 5e-4
+schedule = "step"
+step-epochs = 30
+gamma = 0.1
+label-smoothing = 0.1
+flip = true
+crop = 0
+rotation = 15.0
+normalise = "half"
+"#;
+
+/// All presets. Those called like a model are what `--model` alone stands for.
+pub const PRESETS: [Preset; 8] = [
+    Preset {
+        name: "quick",
+        about: "a small CNN on the embedded set, in about a minute",
+        toml: one_cycle!("simple-cnn-bn", 4, 0.05),
+    },
+    Preset {
+        name: "guide",
+        about: "the guide's SimpleCNN, augmentation, normalisation and StepLR",
+        toml: GUIDE,
+    },
+    Preset {
+        name: "simple-cnn",
+        about: "the guide's SimpleCNN under one cycle, 20 epochs",
+        toml: one_cycle!("simple-cnn", 20, 0.05),
+    },
+    Preset {
+        name: "simple-cnn-bn",
+        about: "SimpleCNN with batch norm, 20 epochs",
+        toml: one_cycle!("simple-cnn-bn", 20, 0.05),
+    },
+    Preset {
+        name: "simple-cnn-gap",
+        about: "SimpleCNN with batch norm and global average pooling, 20 epochs",
+        toml: one_cycle!("simple-cnn-gap", 20, 0.05),
+    },
+    Preset {
+        name: "resnet20",
+        about: "He et al.'s ResNet-20, 30 epochs",
+        toml: one_cycle!("resnet20", 30, 0.2),
+    },
+    Preset {
+        name: "resnet-guide",
+        about: "the guide's ResNet (32-64-128), 30 epochs",
+        toml: one_cycle!("resnet-guide", 30, 0.2),
+    },
+    Preset {
+        name: "resnet18",
+        about: "ResNet-18 with a 3x3 stem, 30 epochs",
+        toml: one_cycle!("resnet18", 30, 0.1),
+    },
+];
+
+/// The settings of the preset called `name`.
+pub fn preset(name: &str) -> Result<Overrides> {
+    match PRESETS.iter().find(|p| p.name == name) {
+        Some(preset) => {
+            Overrides::parse(preset.toml).with_context(|| format!("in the preset {name}"))
+        }
+        None => {
+            let names: Vec<&str> = PRESETS.iter().map(|p| p.name).collect();
+            bail!("unknown preset '{name}': expected one of {}", names.join(", "))
+        }
+    }
+}
+
+/// What stands for no `--preset`: the preset of the model that was asked for; without a model, `quick` on the
+/// embedded set and `resnet20` on other data.
+pub fn implied(given: &Overrides) -> Result<&'static str> {
+    if let Some(model) = &given.model {
+        check_model(model)?;
+        return Ok(PRESETS.iter().find(|p| p.name == model).map_or("quick", |p| p.name));
+    }
+    let synthetic = given.data.as_deref().is_none_or(|data| data == "synthetic");
+    Ok(if synthetic { "quick" } else { "resnet20" })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_preset_is_a_valid_run() {
+        for p in &PRESETS {
+            preset(p.name).unwrap().resolve().unwrap();
+        }
+    }
+
+    #[test]
+    fn a_model_implies_its_preset() {
+        let given = Overrides { model: Some("resnet18".into()), ..Default::default() };
+        assert_eq!(implied(&given).unwrap(), "resnet18");
+        assert_eq!(implied(&Overrides::default()).unwrap(), "quick");
+        let given = Overrides { data: Some("/somewhere".into()), ..Default::default() };
+        assert_eq!(implied(&given).unwrap(), "resnet20");
+    }
+}

@@ -1,0 +1,59 @@
+//! A model's loss and predictions on labelled images.
+
+use std::sync::Arc;
+
+use anyhow::Result;
+use tilegrad_engine::{Backend, Tensor, no_grad, ops};
+use tilegrad_nn::module::{Context, Module};
+
+use super::metrics::{Confusion, argmax};
+use crate::loader::Loader;
+
+/// What came out.
+pub struct Evaluation {
+    /// Mean cross-entropy, without label smoothing.
+    pub loss: f64,
+    /// Images.
+    pub images: usize,
+    /// Predictions against labels.
+    pub confusion: Confusion,
+}
+
+impl Evaluation {
+    /// Share of images classified right.
+    pub fn accuracy(&self) -> f64 {
+        self.confusion.accuracy()
+    }
+}
+
+/// Classifies all images of `loader`. `None` if `stop` said so between two batches.
+pub fn evaluate(
+    model: &dyn Module,
+    backend: &Arc<dyn Backend>,
+    loader: &Loader,
+    stop: impl Fn() -> bool,
+) -> Result<Option<Evaluation>> {
+    let data = loader.dataset();
+    let classes = data.classes.len();
+    let mut confusion = Confusion::new(classes);
+    let mut loss = 0.0;
+    for batch in loader.epoch(0, 0) {
+        if stop() {
+            return Ok(None);
+        }
+        let (n, size) = (batch.size, data.size);
+        let x = Tensor::from_slice(backend, &batch.images, &[n, size, size, 3])?;
+        let labels = Tensor::from_slice(backend, &batch.labels, &[n])?;
+        let (logits, losses) = no_grad(|| -> Result<_> {
+            let logits = model.forward(&x, &mut Context::eval())?;
+            let losses = ops::cross_entropy(&logits, &labels, 0.0)?;
+            Ok((logits.to_vec::<f32>()?, losses.to_vec::<f32>()?))
+        })?;
+        loss += losses.iter().map(|&l| f64::from(l)).sum::<f64>();
+        for (row, &label) in logits.chunks(classes).zip(&batch.labels) {
+            confusion.add(label as usize, argmax(row));
+        }
+    }
+    let images = loader.samples();
+    Ok(Some(Evaluation { loss: loss / images.max(1) as f64, images, confusion }))
+}

@@ -1,0 +1,14 @@
+//! Quotient of two tensors, elementwise with broadcasting:   y = a / b.
+//!
+//! Derivative. da = dy / b and db = −dy a / b², each summed over the axes along which its input
+//! was repeated (`binary.rs`).
+
+use tilegrad_kernels::Binary;
+
+use super::binary::binary;
+use crate::{Result, Tensor};
+
+/// y = a / b.
+pub fn div(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    binary(Binary::Div, a, b)
+}

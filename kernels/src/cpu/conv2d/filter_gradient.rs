@@ -1,0 +1,222 @@
+//! Direct backward-filter for every geometry.
+//!
+//! For each tap, dfilter[tap, ci, co] = Σ over output pixels of x[pixel + tap, ci] dy[pixel, co]: outer products of the
+//! channels of two pixels, summed in registers along a row of the image. As in [`super::direct`], a whole row of taps (KW * C
+//! contiguous elements) counts as one when dilation is 1.
+//!
+//! The batch is cut into a fixed number of groups with a partial sum each, added in order at the end: the same bits for any
+//! number of threads.
+
+use std::sync::Mutex;
+
+use super::padding::Frame;
+use crate::cpu::Cpu;
+use crate::cpu::gemm::{Tiles, load_tile, outer_products, store_tile, sweep};
+use crate::cpu::simd::{Kernel, Vector};
+use crate::{Conv2dArgs, Result};
+
+/// Partial sums, at most; fewer where they would take more than this many elements.
+const GROUPS: usize = 16;
+const PARTIAL_ELEMENTS: usize = 8 << 20;
+
+/// dfilter from x and dy.
+pub fn direct(cpu: &Cpu, args: &Conv2dArgs, x: &[f32], dy: &[f32], dw: &mut [f32]) -> Result<()> {
+    let size = dw.len();
+    if size == 0 {
+        return Ok(());
+    }
+    let most = (PARTIAL_ELEMENTS / size).clamp(2, GROUPS);
+    let images = args.n.div_ceil(most).max(1);
+    let groups = args.n.div_ceil(images).max(1);
+    // partial[group]: [groups of channels][taps][run][kg]
+    let mut partial = cpu.alloc::<f32>(groups * size)?;
+    let partial = partial.slice_mut::<f32>(groups * size);
+    let failed = Mutex::new(None);
+    cpu.threads.chunks(partial, size, |group, sum| {
+        let first = group * images;
+        let count = images.min(args.n - first.min(args.n));
+        if let Err(e) = partial_sum(cpu, args, x, dy, first, count, sum) {
+            *failed.lock().unwrap_or_else(|e| e.into_inner()) = Some(e);
+        }
+    });
+    if let Some(e) = failed.into_inner().unwrap_or_else(|e| e.into_inner()) {
+        return Err(e);
+    }
+    // Add the groups in order, and turn [g][k][co] into [g][co][k].
+    let (sum, others) = partial.split_at_mut(size);
+    for other in others.chunks_exact(size) {
+        cpu.isa.run(Add { sum, other });
+    }
+    let (kg, k) = (args.c_out / args.options.groups, size / args.c_out);
+    for (dw, sum) in dw.chunks_exact_mut(k * kg).zip(sum.chunks_exact(k * kg)) {
+        for (co, dw) in dw.chunks_exact_mut(k).enumerate() {
+            for (dw, line) in dw.iter_mut().zip(sum.chunks_exact(kg)) {
+                *dw = line[co];
+            }
+        }
+    }
+    Ok(())
+}
+
+/// sum += other
+pub struct Add<'a> {
+    /// Updated.
+    pub sum: &'a mut [f32],
+    /// Added.
+    pub other: &'a [f32],
+}
+
+impl Kernel for Add<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Vector>(self) {
+        for (sum, other) in self.sum.iter_mut().zip(self.other) {
+            *sum += other;
+        }
+    }
+}
+
+/// The gradient from images `first..first + count`.
+fn partial_sum(
+    cpu: &Cpu,
+    args: &Conv2dArgs,
+    x: &[f32],
+    dy: &[f32],
+    first: usize,
+    count: usize,
+    sum: &mut [f32],
+) -> Result<()> {
+    let o = &args.options;
+    let (cg, kg) = (args.c_in / o.groups, args.c_out / o.groups);
+    let width = args.w + 2 * o.padding[1];
+    let mut frame = Frame {
+        h: args.h,
+        w: args.w,
+        channels: args.c_in,
+        first: 0,
+        c: cg,
+        top: o.padding[0],
+        left: o.padding[1],
+        height: args.h + 2 * o.padding[0],
+        width,
+    };
+    let mut memory = cpu.alloc::<f32>(frame.elements())?;
+    let framed = memory.slice_mut::<f32>(frame.elements());
+    sum.fill(0.0);
+    let (x_image, y_image) = (args.h * args.w * args.c_in, args.oh * args.ow * args.c_out);
+    let group_size = args.kh * args.kw * cg * kg;
+    for image in first..first + count {
+        let x = &x[image * x_image..(image + 1) * x_image];
+        let dy = &dy[image * y_image..(image + 1) * y_image];
+        for (g, sum) in sum.chunks_exact_mut(group_size.max(1)).enumerate() {
+            frame.first = g * cg;
+            let frame_data = if frame.is_identity() {
+                x
+            } else {
+                frame.fill(x, framed);
+                &*framed
+            };
+            cpu.isa.run(ImageGradient { args, frame: frame_data, width, dy, co: g * kg, sum });
+        }
+    }
+    Ok(())
+}
+
+/// Adds one image's share to `sum`, `[taps][run][kg]`.
+struct ImageGradient<'a> {
+    args: &'a Conv2dArgs,
+    frame: &'a [f32],
+    width: usize,
+    dy: &'a [f32],
+    co: usize,
+    sum: &'a mut [f32],
+}
+
+impl Kernel for ImageGradient<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Vector>(self) {
+        let kg = self.args.c_out / self.args.options.groups;
+        if kg <= V::LANES {
+            self.columns::<V, 1>(kg);
+        } else {
+            self.columns::<V, 2>(kg);
+        }
+    }
+}
+
+impl ImageGradient<'_> {
+    #[inline(always)]
+    fn columns<V: Vector, const NV: usize>(self, kg: usize) {
+        let (a, o) = (self.args, &self.args.options);
+        let cg = a.c_in / o.groups;
+        let merged = o.dilation[1] == 1;
+        let (across, run) = if merged { (1, a.kw * cg) } else { (a.kw, cg) };
+        let row_step = o.stride[0] * self.width * cg;
+        let pixel_step = o.stride[1] * cg;
+        let reach = ((a.kh - 1) * o.dilation[0] * self.width + (a.kw - 1) * o.dilation[1] + 1) * cg;
+        assert!((a.oh - 1) * row_step + (a.ow - 1) * pixel_step + reach <= self.frame.len());
+        assert!(self.dy.len() == a.oh * a.ow * a.c_out && self.co + kg <= a.c_out);
+        assert!(self.sum.len() == a.kh * across * run * kg);
+        for tap in 0..a.kh * across {
+            let offset =
+                (tap / across * o.dilation[0] * self.width + tap % across * o.dilation[1]) * cg;
+            for j in (0..kg).step_by(NV * V::LANES) {
+                let columns = (kg - j).min(NV * V::LANES);
+                let tiles = TapTiles {
+                    a: self.frame[offset..].as_ptr(),
+                    b: self.dy[self.co + j..].as_ptr(),
+                    c: self.sum[tap * run * kg + j..].as_mut_ptr(),
+                    c_row: kg,
+                    columns,
+                    rows: a.oh,
+                    pixels: a.ow,
+                    row_step,
+                    pixel_step,
+                    dy_row: a.ow * a.c_out,
+                    dy_pixel: a.c_out,
+                };
+                // SAFETY: the assertions bound the frame, dy and the sum for every tap, pixel and channel.
+                unsafe { sweep::<V, NV>(run, &tiles) };
+            }
+        }
+    }
+}
+
+/// The channels of one tap.
+struct TapTiles {
+    a: *const f32,
+    b: *const f32,
+    c: *mut f32,
+    c_row: usize,
+    columns: usize,
+    rows: usize,
+    pixels: usize,
+    row_step: usize,
+    pixel_step: usize,
+    dy_row: usize,
+    dy_pixel: usize,
+}
+
+impl<V: Vector, const NV: usize> Tiles<V, NV> for TapTiles {
+    #[inline(always)]
+    unsafe fn tile<const MR: usize>(&self, row: usize) {
+        // SAFETY: as the caller of `sweep` states; `row..row + MR` are channels of the tap.
+        unsafe {
+            let c = self.c.add(row * self.c_row);
+            let mut acc = load_tile::<V, MR, NV>(c, self.c_row, self.columns);
+            for y in 0..self.rows {
+                let a = (self.a.add(y * self.row_step + row), 1, self.pixel_step);
+                let b = (self.b.add(y * self.dy_row), self.dy_pixel);
+                acc = if self.columns == NV * V::LANES {
+                    outer_products::<V, MR, NV, false>(acc, self.pixels, a, b, self.columns)
+                } else {
+                    outer_products::<V, MR, NV, true>(acc, self.pixels, a, b, self.columns)
+                };
+            }
+            store_tile(acc, c, self.c_row, self.columns);
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! Convolution on the CPU: which algorithm computes which pass.
+//!
+//! | algorithm | applies to | file |
+//! |---|---|---|
+//! | `direct` | every geometry, all three passes | [`direct`], [`filter_gradient`] |
+//! | `winograd` | 3x3, stride 1, dilation 1, groups 1; all three passes | [`winograd`] |
+//!
+//! `direct` is exact on integers and the first rung. Winograd F(4x4, 3x3) does a quarter of the multiplications; its
+//! transforms have fractions, so results differ from `direct` by rounding (measured in `docs/cpu.md`).
+
+mod direct;
+mod filter_gradient;
+mod padding;
+mod winograd;
+mod winograd_filter;
+
+use std::fmt;
+use std::str::FromStr;
+
+use super::Cpu;
+use crate::*;
+
+const OP: &str = "conv2d";
+
+/// A way to compute convolutions, to be forced by [`super::CpuOptions::conv`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConvAlgorithm {
+    /// Register tiles over a padded image; any geometry.
+    Direct,
+    /// Winograd F(4x4, 3x3) where it applies, `Direct` elsewhere.
+    Winograd,
+}
+
+impl ConvAlgorithm {
+    /// Lower-case name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            ConvAlgorithm::Direct => "direct",
+            ConvAlgorithm::Winograd => "winograd",
+        }
+    }
+}
+
+impl fmt::Display for ConvAlgorithm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for ConvAlgorithm {
+    type Err = Error;
+
+    fn from_str(s: &str) -> Result<Self> {
+        match s {
+            "direct" => Ok(ConvAlgorithm::Direct),
+            "winograd" => Ok(ConvAlgorithm::Winograd),
+            _ => Err(Error::argument(
+                OP,
+                format!("unknown algorithm '{s}': expected direct or winograd"),
+            )),
+        }
+    }
+}
+
+/// The algorithm for one pass over `args`.
+fn choose(cpu: &Cpu, args: &Conv2dArgs) -> ConvAlgorithm {
+    let applies = winograd::applies(args);
+    match cpu.conv {
+        Some(ConvAlgorithm::Winograd) if applies => ConvAlgorithm::Winograd,
+        Some(_) => ConvAlgorithm::Direct,
+        // Below 8 channels the transforms cost more than the multiplications that they save.
+        None if applies && args.c_in >= 8 && args.c_out >= 8 => ConvAlgorithm::Winograd,
+        None => ConvAlgorithm::Direct,
+    }
+}
+
+/// y = activation(x * filter + bias)
+pub fn forward(
+    cpu: &Cpu,
+    args: &Conv2dArgs,
+    activation: Activation,
+    x: &Buffer,
+    filter: &Buffer,
+    bias: Option<&Buffer>,
+) -> Result<Buffer> {
+    let x = cpu.read::<f32>(OP, x, args.x_elements())?;
+    let filter = cpu.read::<f32>(OP, filter, args.filter_elements())?;
+    let bias = bias.map(|b| cpu.read::<f32>(OP, b, args.c_out)).transpose()?;
+    let mut y = cpu.alloc::<f32>(args.y_elements())?;
+    let out = y.slice_mut(args.y_elements());
+    let relu = activation == Activation::Relu;
+    match choose(cpu, args) {
+        ConvAlgorithm::Direct => direct::forward(cpu, args, x, filter, bias, relu, out)?,
+        ConvAlgorithm::Winograd => winograd::forward(cpu, args, x, filter, bias, relu, out)?,
+    }
+    Ok(y.into_buffer::<f32>(args.y_elements()))
+}
+
+/// dx from dy.
+pub fn backward_data(cpu: &Cpu, args: &Conv2dArgs, filter: &Buffer, dy: &Buffer) -> Result<Buffer> {
+    let filter = cpu.read::<f32>(OP, filter, args.filter_elements())?;
+    let dy = cpu.read::<f32>(OP, dy, args.y_elements())?;
+    let mut dx = cpu.alloc::<f32>(args.x_elements())?;
+    let out = dx.slice_mut(args.x_elements());
+    match choose(cpu, args) {
+        ConvAlgorithm::Direct => direct::backward_data(cpu, args, filter, dy, out)?,
+        ConvAlgorithm::Winograd => winograd::backward_data(cpu, args, filter, dy, out)?,
+    }
+    Ok(dx.into_buffer::<f32>(args.x_elements()))
+}
+
+/// dfilter from x and dy.
+pub fn backward_filter(cpu: &Cpu, args: &Conv2dArgs, x: &Buffer, dy: &Buffer) -> Result<Buffer> {
+    let x = cpu.read::<f32>(OP, x, args.x_elements())?;
+    let dy = cpu.read::<f32>(OP, dy, args.y_elements())?;
+    let mut dw = cpu.alloc::<f32>(args.filter_elements())?;
+    let out = dw.slice_mut(args.filter_elements());
+    match choose(cpu, args) {
+        ConvAlgorithm::Direct => filter_gradient::direct(cpu, args, x, dy, out)?,
+        ConvAlgorithm::Winograd => winograd_filter::backward_filter(cpu, args, x, dy, out)?,
+    }
+    Ok(dw.into_buffer::<f32>(args.filter_elements()))
+}

@@ -1,0 +1,440 @@
+//! Backward-filter in the Winograd domain.
+//!
+//! From y = Aᵀ [(G g Gᵀ) ⊙ (Bᵀ d B)] A (see [`super::winograd`]) follows, by the chain rule through each linear step,
+//!
+//! ```text
+//!   dg = Gᵀ [ Σ over tiles of (A dy Aᵀ) ⊙ (Bᵀ d B) ] G
+//! ```
+//!
+//! The sum over tiles is, for each of the 36 positions, a matrix product `Vᵀ [C_in, tiles] x W [tiles, C_out]`. Tiles are
+//! taken in chunks. Where the sums dU are small, a fixed number of groups of tiles have sums of their own, each made by one
+//! task from chunks that stay in L2; where they are large, all threads transform a chunk and then share out the positions.
+//! Both add tiles in an order that depends on the sizes alone.
+
+use std::sync::Mutex;
+
+use super::filter_gradient::Add;
+use super::winograd::{Grid, POSITIONS, TransformInput, lanes, panel_width};
+use crate::cpu::Cpu;
+use crate::cpu::gemm::{Matrix, PackColumns, Tiles, load_tile, outer_products, store_tile, sweep};
+use crate::cpu::simd::{Kernel, Vector};
+use crate::cpu::threads::SharedMut;
+use crate::{Conv2dArgs, Result};
+
+/// Sums up to this many elements are kept once a group.
+const SMALL_SUM: usize = POSITIONS * 64 * 64;
+/// Groups of tiles with sums of their own.
+const GROUPS: usize = 8;
+
+/// Sizes that every step shares.
+#[derive(Clone, Copy)]
+struct Sizes {
+    grid: Grid,
+    c: usize,
+    cp: usize,
+    k: usize,
+    kp: usize,
+    /// Tiles of a chunk, and the distances between positions of V and W.
+    tiles: usize,
+    v_step: usize,
+    w_step: usize,
+    total: usize,
+}
+
+/// dfilter from x and dy.
+pub fn backward_filter(
+    cpu: &Cpu,
+    args: &Conv2dArgs,
+    x: &[f32],
+    dy: &[f32],
+    dw: &mut [f32],
+) -> Result<()> {
+    let (c, k) = (args.c_in, args.c_out);
+    let grid = Grid::new(args.h, args.w, args.oh, args.ow, args.options.padding);
+    let nr = panel_width(cpu.isa, k);
+    let (cp, kp) = (c.next_multiple_of(lanes(cpu.isa)), k.next_multiple_of(nr));
+    let sum_len = POSITIONS * c * kp;
+    let total = args.n * grid.tiles();
+    let bytes = 4 * POSITIONS * (cp + kp);
+    let grouped = sum_len <= SMALL_SUM;
+    let tiles = match grouped {
+        true => ((512 << 10) / bytes).clamp(16, 128),
+        false => ((8 << 20) / bytes).clamp(64, 512),
+    };
+    let tiles = tiles.min(total.next_multiple_of(8));
+    let sizes = Sizes {
+        grid,
+        c,
+        cp,
+        k,
+        kp,
+        tiles,
+        v_step: tiles * cp + 16,
+        w_step: tiles * kp + 16,
+        total,
+    };
+    let groups = if grouped { GROUPS.min(total.div_ceil(tiles)) } else { 1 };
+    let mut sums = cpu.alloc::<f32>(groups * sum_len)?;
+    let sums = sums.slice_mut::<f32>(groups * sum_len);
+    let zeros = vec![0.0; cp];
+    if grouped {
+        let failed = Mutex::new(None);
+        let share = total.div_ceil(groups);
+        cpu.threads.chunks(sums, sum_len, |group, sum| {
+            let (first, end) = ((group * share).min(total), ((group + 1) * share).min(total));
+            if let Err(e) = group_sum(cpu, &sizes, x, dy, &zeros, first..end, sum) {
+                *failed.lock().unwrap_or_else(|e| e.into_inner()) = Some(e);
+            }
+        });
+        if let Some(e) = failed.into_inner().unwrap_or_else(|e| e.into_inner()) {
+            return Err(e);
+        }
+    } else {
+        shared_sum(cpu, &sizes, x, dy, &zeros, sums)?;
+    }
+    let (sum, others) = sums.split_at_mut(sum_len);
+    for other in others.chunks_exact(sum_len) {
+        cpu.isa.run(Add { sum, other });
+    }
+    finish(cpu, &sizes, sum, dw)
+}
+
+/// The sum over tiles `range`, made by this thread alone.
+fn group_sum(
+    cpu: &Cpu,
+    s: &Sizes,
+    x: &[f32],
+    dy: &[f32],
+    zeros: &[f32],
+    range: std::ops::Range<usize>,
+    sum: &mut [f32],
+) -> Result<()> {
+    let mut memory = cpu.alloc::<f32>(POSITIONS * (s.v_step + s.w_step))?;
+    let scratch = memory.slice_mut::<f32>(POSITIONS * (s.v_step + s.w_step));
+    let (v, w) = scratch.split_at_mut(POSITIONS * s.v_step);
+    let &Sizes { grid, c, cp, v_step, .. } = s;
+    if range.is_empty() {
+        sum.fill(0.0);
+    }
+    for first in range.clone().step_by(s.tiles) {
+        let count = s.tiles.min(range.end - first);
+        cpu.isa.run(TransformInput { grid, c, cp, x, zeros, first, count, v, v_step });
+        let w_start = w.as_mut_ptr();
+        let transform = TransformGradient { s, dy, first, tiles: 0..count, w: w_start, w_len: w.len() };
+        cpu.isa.run(transform);
+        for position in 0..POSITIONS {
+            let sum = &mut sum[position * c * s.kp..(position + 1) * c * s.kp];
+            let (v, w) = (&v[position * v_step..], &w[position * s.w_step..]);
+            let add = first > range.start;
+            cpu.isa.run(Accumulate { s, v, w, count, columns: 0..s.kp, add, sum: sum.as_mut_ptr() });
+        }
+    }
+    Ok(())
+}
+
+/// The sum over all tiles, each step shared out over the threads.
+fn shared_sum(
+    cpu: &Cpu,
+    s: &Sizes,
+    x: &[f32],
+    dy: &[f32],
+    zeros: &[f32],
+    sum: &mut [f32],
+) -> Result<()> {
+    let mut memory = cpu.alloc::<f32>(POSITIONS * (s.v_step + s.w_step))?;
+    let scratch = memory.slice_mut::<f32>(POSITIONS * (s.v_step + s.w_step));
+    let (v, w) = scratch.split_at_mut(POSITIONS * s.v_step);
+    let sum = SharedMut::new(sum);
+    let &Sizes { grid, c, cp, v_step, .. } = s;
+    // A piece of V is handed to TransformInput as positions of `v_step`, starting at the piece's first tile.
+    let piece = 8;
+    for first in (0..s.total).step_by(s.tiles) {
+        let count = s.tiles.min(s.total - first);
+        let (v_shared, w_len) = (SharedMut::new(v), w.len());
+        let w_shared = SharedMut::new(w);
+        cpu.threads.run(count.div_ceil(piece), |task| {
+            let tiles = task * piece..((task + 1) * piece).min(count);
+            // SAFETY: the task writes rows `tiles` of every position of V and W, which no other task touches.
+            unsafe {
+                cpu.isa.run(TransformInputAt {
+                    inner: (grid, c, cp, x, zeros),
+                    first: first + tiles.start,
+                    count: tiles.len(),
+                    v: v_shared.pointer(tiles.start * cp),
+                    v_step,
+                });
+                let w = w_shared.pointer(0);
+                cpu.isa.run(TransformGradient { s, dy, first, tiles, w, w_len });
+            }
+        });
+        let (v, w) = (&*v, &*w);
+        let strip = 128.min(s.kp);
+        let strips = s.kp.div_ceil(strip);
+        cpu.threads.run(POSITIONS * strips, |task| {
+            let (position, j) = (task / strips, task % strips * strip);
+            cpu.isa.run(Accumulate {
+                s,
+                v: &v[position * v_step..],
+                w: &w[position * s.w_step..],
+                count,
+                columns: j..(j + strip).min(s.kp),
+                add: first > 0,
+                // SAFETY: the task writes its columns of its position alone.
+                sum: unsafe { sum.pointer(position * c * s.kp) },
+            });
+        });
+    }
+    Ok(())
+}
+
+/// [`TransformInput`] on part of a V that other tasks write too.
+struct TransformInputAt<'a> {
+    inner: (Grid, usize, usize, &'a [f32], &'a [f32]),
+    first: usize,
+    count: usize,
+    v: *mut f32,
+    v_step: usize,
+}
+
+impl Kernel for TransformInputAt<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Vector>(self) {
+        let (grid, c, cp, x, zeros) = self.inner;
+        // One tile at a time, into a local tile that is then spread over the positions.
+        let mut local = vec![0.0; POSITIONS * cp];
+        for tile in 0..self.count {
+            let first = self.first + tile;
+            TransformInput { grid, c, cp, x, zeros, first, count: 1, v: &mut local, v_step: cp }
+                .run::<V>();
+            for (position, line) in local.chunks_exact(cp).enumerate() {
+                // SAFETY: row `tile` of each position belongs to this task.
+                unsafe {
+                    let out = self.v.add(position * self.v_step + tile * cp);
+                    std::ptr::copy_nonoverlapping(line.as_ptr(), out, cp);
+                }
+            }
+        }
+    }
+}
+
+/// W = A dy Aᵀ for tiles `first + tiles`.
+struct TransformGradient<'a> {
+    s: &'a Sizes,
+    dy: &'a [f32],
+    first: usize,
+    tiles: std::ops::Range<usize>,
+    w: *mut f32,
+    w_len: usize,
+}
+
+/// A applied to four values: six.
+#[inline(always)]
+fn gradient_1d<V: Vector>([d0, d1, d2, d3]: [V; 4]) -> [V; 6] {
+    let (two, four, eight) = (V::splat(2.0), V::splat(4.0), V::splat(8.0));
+    let (e1, o1) = (d0.add(d2), d1.add(d3));
+    let (e2, o2) = (d2.mul_add(four, d0), d3.mul_add(eight, d1.mul(two)));
+    [d0, e1.add(o1), e1.sub(o1), e2.add(o2), e2.sub(o2), d3]
+}
+
+impl Kernel for TransformGradient<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Vector>(self) {
+        let &Sizes { grid, k, kp, w_step, .. } = self.s;
+        assert!(kp % V::LANES == 0 && self.w_len >= POSITIONS * w_step);
+        assert!(w_step >= self.tiles.end * kp);
+        for tile in self.tiles.clone() {
+            let (image, oy, ox) = grid.place(self.first + tile);
+            let (rows, columns) = ((grid.oh - oy).min(4), (grid.ow - ox).min(4));
+            let corner = ((image * grid.oh + oy) * grid.ow + ox) * k;
+            let pixels = &self.dy[corner..];
+            assert!(pixels.len() >= ((rows - 1) * grid.ow + columns) * k);
+            for lane in (0..kp).step_by(V::LANES) {
+                let n = k.saturating_sub(lane);
+                let load = |r: usize, c: usize| {
+                    if r >= rows || c >= columns || n == 0 {
+                        return V::splat(0.0);
+                    }
+                    // SAFETY: the pixel lies inside dy by the assertion; lanes beyond k are not read.
+                    unsafe {
+                        let p = pixels.as_ptr().add((r * grid.ow + c) * k + lane);
+                        if n >= V::LANES { V::load(p) } else { V::load_partial(p, n) }
+                    }
+                };
+                let mut lines = [[V::splat(0.0); 6]; 4];
+                for (c, line) in lines.iter_mut().enumerate() {
+                    *line = gradient_1d([load(0, c), load(1, c), load(2, c), load(3, c)]);
+                }
+                for r in 0..6 {
+                    let values = gradient_1d([lines[0][r], lines[1][r], lines[2][r], lines[3][r]]);
+                    for (c, value) in values.into_iter().enumerate() {
+                        // SAFETY: position < 36, tile and lane inside W by the assertions.
+                        unsafe { value.store(self.w.add((r * 6 + c) * w_step + tile * kp + lane)) };
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// sum (+)= Vᵀ W for one position and some columns.
+struct Accumulate<'a> {
+    s: &'a Sizes,
+    v: &'a [f32],
+    w: &'a [f32],
+    count: usize,
+    columns: std::ops::Range<usize>,
+    add: bool,
+    /// `[c][kp]`
+    sum: *mut f32,
+}
+
+impl Kernel for Accumulate<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Vector>(self) {
+        if self.s.kp == V::LANES {
+            self.strips::<V, 1>();
+        } else {
+            self.strips::<V, 2>();
+        }
+    }
+}
+
+impl Accumulate<'_> {
+    #[inline(always)]
+    fn strips<V: Vector, const NV: usize>(self) {
+        let &Sizes { c, cp, kp, .. } = self.s;
+        assert!(self.v.len() >= self.count * cp && self.w.len() >= self.count * kp);
+        assert!(self.columns.end <= kp && self.columns.len() % (NV * V::LANES) == 0);
+        for j in self.columns.clone().step_by(NV * V::LANES) {
+            let channels = Channels {
+                a: self.v.as_ptr(),
+                a_k: cp,
+                b: self.w[j..].as_ptr(),
+                b_k: kp,
+                k: self.count,
+                add: self.add,
+                // SAFETY: j < kp.
+                out: unsafe { self.sum.add(j) },
+            };
+            // SAFETY: rows below c of the sum, all tiles of V and W: inside by the assertions.
+            unsafe { sweep::<V, NV>(c, &channels) };
+        }
+    }
+}
+
+/// Input channels times one panel of output channels.
+struct Channels {
+    a: *const f32,
+    a_k: usize,
+    b: *const f32,
+    b_k: usize,
+    k: usize,
+    add: bool,
+    out: *mut f32,
+}
+
+impl<V: Vector, const NV: usize> Tiles<V, NV> for Channels {
+    #[inline(always)]
+    unsafe fn tile<const MR: usize>(&self, row: usize) {
+        let nr = NV * V::LANES;
+        // SAFETY: as the caller of `sweep` states.
+        unsafe {
+            let out = self.out.add(row * self.b_k);
+            let acc = match self.add {
+                true => load_tile::<V, MR, NV>(out, self.b_k, nr),
+                false => [[V::splat(0.0); NV]; MR],
+            };
+            let (a, b) = ((self.a.add(row), 1, self.a_k), (self.b, self.b_k));
+            let acc = outer_products::<V, MR, NV, false>(acc, self.k, a, b, nr);
+            store_tile(acc, out, self.b_k, nr);
+        }
+    }
+}
+
+/// dg = Gᵀ dU G, and from `[tap][ci][co]` to `[co][tap][ci]`.
+fn finish(cpu: &Cpu, s: &Sizes, sum: &[f32], dw: &mut [f32]) -> Result<()> {
+    let &Sizes { c, k, kp, .. } = s;
+    let mut taps = cpu.alloc::<f32>(9 * c * kp)?;
+    let taps = taps.slice_mut::<f32>(9 * c * kp);
+    let shared = SharedMut::new(taps);
+    let piece = 16;
+    cpu.threads.run(c.div_ceil(piece), |task| {
+        let rows = task * piece..((task + 1) * piece).min(c);
+        // SAFETY: the task writes rows `rows` of every tap alone.
+        let out = unsafe { shared.pointer(0) };
+        cpu.isa.run(TransformBack { c, kp, rows, sum, out });
+    });
+    let b = Matrix { data: taps, row: 1, column: kp };
+    let strip = 16;
+    cpu.threads.chunks(dw, strip * 9 * c, |task, out| {
+        let rows = strip.min(k - task * strip);
+        let pack =
+            PackColumns { b, k0: task * strip, k: rows, j0: 0, width: 9 * c, panel: 9 * c, out };
+        cpu.isa.run(pack);
+    });
+    Ok(())
+}
+
+/// Gᵀ m G for some input channels.
+struct TransformBack<'a> {
+    c: usize,
+    kp: usize,
+    rows: std::ops::Range<usize>,
+    sum: &'a [f32],
+    out: *mut f32,
+}
+
+/// Gᵀ applied to six values: three.
+#[inline(always)]
+fn back_1d<V: Vector>([m0, m1, m2, m3, m4, m5]: [V; 6]) -> [V; 3] {
+    let (sixth, twelfth) = (V::splat(1.0 / 6.0), V::splat(1.0 / 12.0));
+    let (s1, d1) = (m1.add(m2), m2.sub(m1));
+    let (s2, d2) = (m3.add(m4), m3.sub(m4));
+    let a = s1.mul(V::splat(-1.0 / 6.0));
+    [
+        m0.mul_add(V::splat(0.25), s2.mul_add(V::splat(1.0 / 24.0), a)),
+        d1.mul(sixth).add(d2.mul(twelfth)),
+        s2.mul_add(sixth, a).add(m5),
+    ]
+}
+
+impl Kernel for TransformBack<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Vector>(self) {
+        let TransformBack { c, kp, rows, sum, out } = self;
+        assert!(sum.len() >= POSITIONS * c * kp && rows.end <= c && kp % V::LANES == 0);
+        for row in rows {
+            for lane in (0..kp).step_by(V::LANES) {
+                let at = row * kp + lane;
+                // SAFETY: position < 36, row < c, lane + LANES <= kp: inside by the assertion.
+                let load = |p: usize| unsafe { V::load(sum.as_ptr().add(p * c * kp + at)) };
+                let mut columns = [[V::splat(0.0); 3]; 6];
+                for (i, column) in columns.iter_mut().enumerate() {
+                    *column = back_1d([
+                        load(i),
+                        load(6 + i),
+                        load(12 + i),
+                        load(18 + i),
+                        load(24 + i),
+                        load(30 + i),
+                    ]);
+                }
+                for r in 0..3 {
+                    let line: [V; 6] = std::array::from_fn(|i| columns[i][r]);
+                    for (t, value) in back_1d(line).into_iter().enumerate() {
+                        // SAFETY: 9 taps of c rows of kp were allocated.
+                        unsafe { value.store(out.add((r * 3 + t) * c * kp + at)) };
+                    }
+                }
+            }
+        }
+    }
+}

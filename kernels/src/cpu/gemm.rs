@@ -1,0 +1,337 @@
+//! The one microkernel under matmul, convolution and Winograd, and the packed GEMM built on it.
+//!
+//! The microkernel keeps an `MR x NV` tile of vectors in registers and adds K outer products to it:
+//!
+//! ```text
+//!   acc[i][j] += a[i * a_row + p * a_k]  *  b[p * b_k + j * LANES ..]      for p in 0..k
+//!                broadcast to all lanes     one vector of columns
+//! ```
+//!
+//! Its strides make it serve packed panels (`a_row = 1, a_k = MR`), rows of an image or of Winograd tiles where they lie
+//! (`a_row = C, a_k = 1`), and their transposes. Every sum over p runs in order, so a result has the same bits wherever its
+//! tile begins and whichever thread computes it.
+
+use crate::cpu::simd::{Kernel, Vector};
+
+/// Rows of a packed A panel: 14 x 2 zmm accumulators, 2 vectors of B and a broadcast make 31 of 32 registers.
+pub const MR_WIDE: usize = 14;
+/// The same for 16 registers: 4 x 2 accumulators, 2 of B, 1 broadcast.
+pub const MR_NARROW: usize = 4;
+
+/// Rows of a packed A panel for vector type `V`.
+#[inline(always)]
+pub const fn panel_rows<V: Vector>() -> usize {
+    if V::LANES >= 16 { MR_WIDE } else { MR_NARROW }
+}
+
+/// acc + A B for `k` outer products.
+///
+/// # Safety
+/// `a[i * a_row + p * a_k]` for i < MR, p < k must be readable; so must `columns` (at most NV * LANES, that many if
+/// not `PARTIAL`) elements of b from each `p * b_k` on.
+#[inline(always)]
+pub unsafe fn outer_products<V: Vector, const MR: usize, const NV: usize, const PARTIAL: bool>(
+    mut acc: [[V; NV]; MR],
+    k: usize,
+    (a, a_row, a_k): (*const f32, usize, usize),
+    (b, b_k): (*const f32, usize),
+    columns: usize,
+) -> [[V; NV]; MR] {
+    for p in 0..k {
+        // SAFETY: p < k; the caller grants these elements.
+        unsafe {
+            let (a, b) = (a.add(p * a_k), b.add(p * b_k));
+            let row: [V; NV] = std::array::from_fn(|j| match PARTIAL {
+                true => V::load_partial(b.add(j * V::LANES), columns.saturating_sub(j * V::LANES)),
+                false => V::load(b.add(j * V::LANES)),
+            });
+            for i in 0..MR {
+                let v = V::splat(*a.add(i * a_row));
+                for j in 0..NV {
+                    acc[i][j] = v.mul_add(row[j], acc[i][j]);
+                }
+            }
+        }
+    }
+    acc
+}
+
+/// A tile of zeros.
+#[inline(always)]
+pub fn zero_tile<V: Vector, const MR: usize, const NV: usize>() -> [[V; NV]; MR] {
+    [[V::splat(0.0); NV]; MR]
+}
+
+/// The tile at `c`, rows `c_row` apart, `columns` of it.
+///
+/// # Safety
+/// `min(columns, NV * LANES)` elements from each `c + i * c_row` on must be readable.
+#[inline(always)]
+pub unsafe fn load_tile<V: Vector, const MR: usize, const NV: usize>(
+    c: *const f32,
+    c_row: usize,
+    columns: usize,
+) -> [[V; NV]; MR] {
+    std::array::from_fn(|i| {
+        std::array::from_fn(|j| {
+            // SAFETY: granted by the caller.
+            unsafe { V::load_partial(c.add(i * c_row + j * V::LANES), columns.saturating_sub(j * V::LANES)) }
+        })
+    })
+}
+
+/// Writes `columns` of the tile to `c`.
+///
+/// # Safety
+/// `min(columns, NV * LANES)` elements from each `c + i * c_row` on must be writable.
+#[inline(always)]
+pub unsafe fn store_tile<V: Vector, const MR: usize, const NV: usize>(
+    acc: [[V; NV]; MR],
+    c: *mut f32,
+    c_row: usize,
+    columns: usize,
+) {
+    for (i, row) in acc.into_iter().enumerate() {
+        for (j, v) in row.into_iter().enumerate() {
+            // SAFETY: granted by the caller.
+            unsafe {
+                let p = c.add(i * c_row + j * V::LANES);
+                if columns >= (j + 1) * V::LANES {
+                    v.store(p)
+                } else if columns > j * V::LANES {
+                    v.store_partial(p, columns - j * V::LANES)
+                }
+            }
+        }
+    }
+}
+
+/// Something done once for each register tile of a tall block of rows.
+pub trait Tiles<V: Vector, const NV: usize> {
+    /// Handles rows `row` to `row + MR`.
+    ///
+    /// # Safety
+    /// The rows must lie inside the block that the implementor describes.
+    unsafe fn tile<const MR: usize>(&self, row: usize);
+}
+
+/// Covers `rows` rows with register tiles, largest first.
+///
+/// # Safety
+/// As [`Tiles::tile`] for all rows below `rows`.
+#[inline(always)]
+pub unsafe fn sweep<V: Vector, const NV: usize>(rows: usize, tiles: &impl Tiles<V, NV>) {
+    let mut row = 0;
+    // SAFETY: each call covers rows below `rows`.
+    unsafe {
+        if V::LANES >= 16 {
+            // One vector of columns: 16 rows, so that the load of B is shared by enough broadcasts.
+            while NV == 1 && rows - row >= 16 {
+                tiles.tile::<16>(row);
+                row += 16;
+            }
+            while NV == 2 && rows - row >= 12 && (rows - row) % 8 != 0 {
+                tiles.tile::<12>(row);
+                row += 12;
+            }
+            while rows - row >= 8 {
+                tiles.tile::<8>(row);
+                row += 8;
+            }
+        }
+        while rows - row >= 4 {
+            tiles.tile::<4>(row);
+            row += 4;
+        }
+        if rows - row >= 2 {
+            tiles.tile::<2>(row);
+            row += 2;
+        }
+        if rows > row {
+            tiles.tile::<1>(row);
+        }
+    }
+}
+
+/// A matrix in memory: element (i, j) at `data[i * row + j * column]`.
+#[derive(Clone, Copy)]
+pub struct Matrix<'a> {
+    /// Elements.
+    pub data: &'a [f32],
+    /// Distance between rows.
+    pub row: usize,
+    /// Distance between columns.
+    pub column: usize,
+}
+
+/// Packs columns `j0..j0 + width` of rows `k0..k0 + k` of `b` as `[k][width_padded]`, zeros behind the last column.
+pub struct PackColumns<'a> {
+    /// Source.
+    pub b: Matrix<'a>,
+    /// First row.
+    pub k0: usize,
+    /// Rows.
+    pub k: usize,
+    /// First column.
+    pub j0: usize,
+    /// Columns.
+    pub width: usize,
+    /// Columns of the panel, at least `width`.
+    pub panel: usize,
+    /// `k * panel` elements.
+    pub out: &'a mut [f32],
+}
+
+impl Kernel for PackColumns<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Vector>(self) {
+        let PackColumns { b, k0, k, j0, width, panel, out } = self;
+        if width < panel {
+            out[..k * panel].fill(0.0);
+        }
+        if b.column == 1 {
+            for (p, out) in out.chunks_exact_mut(panel).take(k).enumerate() {
+                let start = (k0 + p) * b.row + j0;
+                out[..width].copy_from_slice(&b.data[start..start + width]);
+            }
+        } else if b.row == 1 {
+            // The source is contiguous along k: 8 columns at a time are read as rows and transposed through registers,
+            // which the compiler builds from this fixed-size block.
+            let mut j = 0;
+            while j < width {
+                let columns = (width - j).min(8);
+                let mut p = 0;
+                while p < k {
+                    let rows = (k - p).min(8);
+                    if columns == 8 && rows == 8 {
+                        let mut block = [[0.0f32; 8]; 8];
+                        for (c, block) in block.iter_mut().enumerate() {
+                            let start = (j0 + j + c) * b.column + k0 + p;
+                            block.copy_from_slice(&b.data[start..start + 8]);
+                        }
+                        for r in 0..8 {
+                            let line: [f32; 8] = std::array::from_fn(|c| block[c][r]);
+                            let start = (p + r) * panel + j;
+                            out[start..start + 8].copy_from_slice(&line);
+                        }
+                    } else {
+                        for c in 0..columns {
+                            for r in 0..rows {
+                                out[(p + r) * panel + j + c] =
+                                    b.data[(j0 + j + c) * b.column + k0 + p + r];
+                            }
+                        }
+                    }
+                    p += rows;
+                }
+                j += columns;
+            }
+        } else {
+            for p in 0..k {
+                for j in 0..width {
+                    out[p * panel + j] = b.data[(k0 + p) * b.row + (j0 + j) * b.column];
+                }
+            }
+        }
+    }
+}
+
+/// What happens to a finished tile of a GEMM.
+#[derive(Clone, Copy)]
+pub struct Epilogue<'a> {
+    /// Added to every row, one value a column of the whole result.
+    pub bias: Option<&'a [f32]>,
+    /// max(·, 0) last.
+    pub relu: bool,
+}
+
+/// One block of a packed GEMM: rows of packed A panels times packed B panels, into C.
+pub struct Block<'a> {
+    /// Panels `[rows / MR][k][MR]`, zero-padded.
+    pub a: &'a [f32],
+    /// Panels `[columns / NR][k][NR]`, zero-padded, NR = 2 * LANES.
+    pub b: &'a [f32],
+    /// Length of the sums.
+    pub k: usize,
+    /// Rows of C in this block.
+    pub rows: usize,
+    /// Columns of C in this block.
+    pub columns: usize,
+    /// First element of the block.
+    pub c: *mut f32,
+    /// Distance between rows of C.
+    pub c_row: usize,
+    /// Whether C already holds the sum over earlier k.
+    pub add: bool,
+    /// Bias of the block's columns.
+    pub bias: Option<&'a [f32]>,
+}
+
+impl Kernel for Block<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Vector>(self) {
+        if V::LANES >= 16 {
+            self.loops::<V, MR_WIDE>();
+        } else {
+            self.loops::<V, MR_NARROW>();
+        }
+    }
+}
+
+impl Block<'_> {
+    /// Loops 2 and 1 around the microkernel: columns of the block, then its rows.
+    #[inline(always)]
+    fn loops<V: Vector, const MR: usize>(self) {
+        let nr = 2 * V::LANES;
+        assert!(self.a.len() >= self.rows.div_ceil(MR) * MR * self.k);
+        assert!(self.b.len() >= self.columns.div_ceil(nr) * nr * self.k);
+        assert!(self.bias.is_none_or(|b| b.len() >= self.columns));
+        // Loop 2: NR columns; their panel of B is read once a row tile, from L1 or L2.
+        for j in (0..self.columns).step_by(nr) {
+            let columns = (self.columns - j).min(nr);
+            // Loop 1: MR rows.
+            for i in (0..self.rows).step_by(MR) {
+                let rows = (self.rows - i).min(MR);
+                // SAFETY: the panels hold the tile's operands by the assertions; C holds rows x columns from `c` on by
+                // the constructor's contract, and only they are written.
+                unsafe {
+                    let a = self.a.as_ptr().add(i * self.k);
+                    let b = self.b.as_ptr().add(j * self.k);
+                    let c = self.c.add(i * self.c_row + j);
+                    let acc = outer_products::<V, MR, 2, false>(
+                        zero_tile(),
+                        self.k,
+                        (a, 1, MR),
+                        (b, nr),
+                        nr,
+                    );
+                    let bias: [V; 2] = std::array::from_fn(|v| match self.bias {
+                        Some(bias) => V::load_partial(
+                            bias.as_ptr().add((j + v * V::LANES).min(bias.len())),
+                            columns.saturating_sub(v * V::LANES),
+                        ),
+                        None => V::splat(0.0),
+                    });
+                    for (r, row) in acc.into_iter().enumerate() {
+                        if r >= rows {
+                            break;
+                        }
+                        for v in 0..2 {
+                            let n = columns.saturating_sub(v * V::LANES);
+                            let p = c.add(r * self.c_row + (v * V::LANES).min(columns));
+                            let mut x = row[v].add(bias[v]);
+                            if self.add {
+                                x = x.add(V::load_partial(p, n));
+                            }
+                            x.store_partial(p, n);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! Matrix products: a packed GEMM of five loops around the microkernel of [`super::gemm`].
+//!
+//! ```text
+//!   loop 5   blocks of NC columns      \  tasks, spread over the threads
+//!   loop 3   blocks of MC rows         /  (each packs its rows of A: MC x KC, into L2)
+//!   loop 4   blocks of KC terms           outermost here: B is packed once for all tasks
+//!   loop 2   NR columns of the block   \  gemm::Block
+//!   loop 1   MR rows of the block      /
+//! ```
+//!
+//! Only loop 4 splits a sum, and its blocks depend on the sizes alone.
+
+use crate::cpu::gemm::{Block, Matrix, PackColumns};
+use crate::cpu::simd::Isa;
+use crate::*;
+
+use super::Cpu;
+use super::threads::SharedMut;
+
+/// Terms of a sum between two visits to C. A panel of B (KC x 32) and one of A (KC x 14) then fill 3/4 of a 64 KiB L1, or
+/// stream from L2 at a quarter of what it can deliver.
+const KC: usize = 384;
+/// Rows of a task: a packed block of A (MC x KC) takes 172 KiB of L2.
+const MC: usize = 112;
+/// Columns of a task.
+const NC: usize = 512;
+/// Below this many multiply-adds the hand-over to another thread costs more than it saves.
+const SMALL: usize = 64 * 64 * 64;
+
+/// Kernel-facing sizes of one product.
+#[derive(Clone, Copy)]
+struct Product<'a> {
+    m: usize,
+    n: usize,
+    k: usize,
+    a: Matrix<'a>,
+    b: Matrix<'a>,
+    bias: Option<&'a [f32]>,
+}
+
+/// y = op(a) op(b) + bias.
+pub fn matmul(
+    cpu: &Cpu,
+    args: &MatmulArgs,
+    a: &Buffer,
+    b: &Buffer,
+    bias: Option<&Buffer>,
+) -> Result<Buffer> {
+    const OP: &str = "matmul";
+    let &MatmulArgs { batch, m, n, k, .. } = args;
+    let a = cpu.read::<f32>(OP, a, args.a_elements())?;
+    let b = cpu.read::<f32>(OP, b, args.b_elements())?;
+    let bias = bias.map(|bias| cpu.read::<f32>(OP, bias, n)).transpose()?;
+    let mut memory = cpu.alloc::<f32>(args.y_elements())?;
+    let y = memory.slice_mut::<f32>(args.y_elements());
+    if m * n * k == 0 {
+        // Empty sums: only the bias is left.
+        match bias {
+            Some(bias) if n > 0 => y.chunks_exact_mut(n).for_each(|row| row.copy_from_slice(bias)),
+            _ => y.fill(0.0),
+        }
+        return Ok(memory.into_buffer::<f32>(args.y_elements()));
+    }
+    let product = |i: usize| {
+        let pick = |x: &'_ [f32], shared: bool, size: usize| -> usize {
+            debug_assert!(x.len() >= size);
+            if shared { 0 } else { i * size }
+        };
+        let a = &a[pick(a, args.shared_a, m * k)..][..m * k];
+        let b = &b[pick(b, args.shared_b, k * n)..][..k * n];
+        let (a_row, a_column) = if args.transpose_a { (1, m) } else { (k, 1) };
+        let (b_row, b_column) = if args.transpose_b { (1, k) } else { (n, 1) };
+        Product {
+            m,
+            n,
+            k,
+            a: Matrix { data: a, row: a_row, column: a_column },
+            b: Matrix { data: b, row: b_row, column: b_column },
+            bias,
+        }
+    };
+    if batch > 1 && m * n * k <= 16 * SMALL {
+        // Many small products: one task each.
+        let failed = std::sync::Mutex::new(None);
+        cpu.threads.chunks(y, m * n, |i, y| {
+            if let Err(e) = multiply(cpu, product(i), y, false) {
+                *failed.lock().unwrap_or_else(|e| e.into_inner()) = Some(e);
+            }
+        });
+        if let Some(e) = failed.into_inner().unwrap_or_else(|e| e.into_inner()) {
+            return Err(e);
+        }
+    } else {
+        for (i, y) in y.chunks_exact_mut(m * n).enumerate() {
+            multiply(cpu, product(i), y, m * n * k > SMALL)?;
+        }
+    }
+    Ok(memory.into_buffer::<f32>(args.y_elements()))
+}
+
+/// Rows of a packed A panel and columns of a packed B panel.
+fn panel_sizes(isa: Isa) -> (usize, usize) {
+    match isa {
+        Isa::Avx512 => (super::gemm::MR_WIDE, 32),
+        Isa::Avx2 | Isa::Portable => (super::gemm::MR_NARROW, 16),
+    }
+}
+
+/// y = A B + bias for one product, on all threads if `parallel`.
+fn multiply(cpu: &Cpu, p: Product<'_>, y: &mut [f32], parallel: bool) -> Result<()> {
+    let (mr, nr) = panel_sizes(cpu.isa);
+    // Loop 4 in equal blocks, so that none is short.
+    let kc = p.k.div_ceil(p.k.div_ceil(KC));
+    let column_panels = p.n.div_ceil(nr);
+    let mut packed_b = cpu.alloc::<f32>(column_panels * nr * kc)?;
+    let packed_b = packed_b.slice_mut::<f32>(column_panels * nr * kc);
+    // Tasks of at most MC x NC, rows in whole panels; fewer rows where there would be too few tasks.
+    let mut mc = MC / mr * mr;
+    let nc = NC.min(column_panels * nr);
+    while mc > mr && p.m.div_ceil(mc) * p.n.div_ceil(nc) < 4 * cpu.threads.count() {
+        mc -= mr;
+    }
+    let (row_blocks, column_blocks) = (p.m.div_ceil(mc), p.n.div_ceil(nc));
+    let run = |count: usize, task: &(dyn Fn(usize) + Sync)| match parallel {
+        true => cpu.threads.run(count, task),
+        false => (0..count).for_each(task),
+    };
+    let mut scratch = Vec::new();
+    for _ in 0..if parallel { cpu.threads.count() } else { 1 } {
+        scratch.push(std::sync::Mutex::new(cpu.alloc::<f32>(mc * kc)?));
+    }
+    let c = SharedMut::new(y);
+    for k0 in (0..p.k).step_by(kc) {
+        let k = (p.k - k0).min(kc);
+        let b_panels = SharedMut::new(packed_b);
+        run(column_panels, &|j| {
+            let width = (p.n - j * nr).min(nr);
+            // SAFETY: panel j is written by task j alone.
+            let out = unsafe { b_panels.slice(j * nr * k, nr * k) };
+            cpu.isa.run(PackColumns { b: p.b, k0, k, j0: j * nr, width, panel: nr, out });
+        });
+        let packed_b = &*packed_b;
+        run(row_blocks * column_blocks, &|task| {
+            let (i0, j0) = (task / column_blocks * mc, task % column_blocks * nc);
+            let (rows, columns) = ((p.m - i0).min(mc), (p.n - j0).min(nc));
+            // A free scratch block: there is one for each thread that can be here.
+            let mut guard = scratch
+                .iter()
+                .find_map(|s| s.try_lock().ok())
+                .unwrap_or_else(|| scratch[0].lock().unwrap_or_else(|e| e.into_inner()));
+            let panels = guard.slice_mut::<f32>(mc * kc);
+            // Packing rows of A is packing columns of its transpose.
+            let transpose = Matrix { data: p.a.data, row: p.a.column, column: p.a.row };
+            for (i, out) in panels.chunks_exact_mut(mr * k).take(rows.div_ceil(mr)).enumerate() {
+                let (j0, width) = (i0 + i * mr, (rows - i * mr).min(mr));
+                cpu.isa.run(PackColumns { b: transpose, k0, k, j0, width, panel: mr, out });
+            }
+            cpu.isa.run(Block {
+                a: panels,
+                b: &packed_b[j0 * k..],
+                k,
+                rows,
+                columns,
+                // SAFETY: (i0, j0) lies inside C, and this task alone writes the block's rows and columns.
+                c: unsafe { c.pointer(i0 * p.n + j0) },
+                c_row: p.n,
+                add: k0 > 0,
+                bias: p.bias.filter(|_| k0 == 0).map(|bias| &bias[j0..]),
+            });
+        });
+    }
+    Ok(())
+}

@@ -1,0 +1,114 @@
+//! The backends that the table runs on: made once, named, and visibly skipped where the machine lacks them.
+
+use std::sync::{Arc, OnceLock};
+
+use tilegrad_engine::{Backend, Dtype};
+use tilegrad_kernels::cpu::simd::Isa;
+use tilegrad_kernels::cpu::{ConvAlgorithm, Cpu, CpuOptions};
+use tilegrad_kernels::reference::Reference;
+
+/// A backend, at one dtype.
+#[derive(Clone)]
+pub struct TestBackend {
+    /// `reference`, `cpu/avx2`, ...
+    pub name: String,
+    /// The kernels.
+    pub backend: Arc<dyn Backend>,
+    /// Of all float tensors.
+    pub dtype: Dtype,
+    /// It may pick a convolution algorithm that rounds where plain sums of integers would not (Winograd's transforms).
+    pub approximate_convolution: bool,
+    /// It runs one convolution algorithm, whatever the shape; everything else as the backend of the same name.
+    pub forced_convolution: bool,
+}
+
+/// The reference backend at f64: what everything else is compared with.
+pub fn oracle() -> &'static TestBackend {
+    static ORACLE: OnceLock<TestBackend> = OnceLock::new();
+    ORACLE.get_or_init(|| reference(Dtype::F64))
+}
+
+fn reference(dtype: Dtype) -> TestBackend {
+    TestBackend {
+        name: format!("reference/{dtype}"),
+        backend: Arc::new(Reference::new()),
+        dtype,
+        approximate_convolution: false,
+        forced_convolution: false,
+    }
+}
+
+/// A CPU backend whose new buffers are full of NaN. `None` where the machine lacks `isa`.
+pub fn cpu_with(isa: Isa, threads: usize, conv: Option<ConvAlgorithm>) -> Option<TestBackend> {
+    if !isa.is_available() {
+        return None;
+    }
+    let options = CpuOptions { threads: Some(threads), isa: Some(isa), conv, poison: true };
+    let backend = Cpu::new(options).unwrap_or_else(|e| panic!("cpu/{isa}: {e}"));
+    let algorithm = conv.map(|c| format!("/{c}")).unwrap_or_default();
+    Some(TestBackend {
+        name: format!("cpu/{isa}{algorithm}"),
+        backend: Arc::new(backend),
+        dtype: Dtype::F32,
+        approximate_convolution: conv.is_none_or(|c| c == ConvAlgorithm::Winograd),
+        forced_convolution: conv.is_some(),
+    })
+}
+
+/// Every backend of this machine with its default choice of algorithms: what users run.
+pub fn default_backends() -> &'static [TestBackend] {
+    static LIST: OnceLock<Vec<TestBackend>> = OnceLock::new();
+    LIST.get_or_init(|| {
+        let mut list = vec![reference(Dtype::F32)];
+        for isa in Isa::ALL {
+            match cpu_with(isa, 2, None) {
+                Some(backend) => list.push(backend),
+                None => eprintln!("SKIPPED cpu/{isa}: this processor does not have it"),
+            }
+        }
+        require(&list);
+        list
+    })
+}
+
+/// Every backend of this machine, with each convolution algorithm that adds plain products, once.
+pub fn exact_backends() -> &'static [TestBackend] {
+    static LIST: OnceLock<Vec<TestBackend>> = OnceLock::new();
+    LIST.get_or_init(|| {
+        let mut list = vec![reference(Dtype::F32)];
+        for isa in Isa::ALL {
+            for algorithm in EXACT_ALGORITHMS {
+                list.extend(cpu_with(isa, 2, Some(algorithm)));
+            }
+        }
+        list
+    })
+}
+
+/// Convolution algorithms without transforms.
+const EXACT_ALGORITHMS: [ConvAlgorithm; 1] = [ConvAlgorithm::Direct];
+
+/// Both lists: each backend as users run it, and each convolution algorithm.
+pub fn backends() -> impl Iterator<Item = &'static TestBackend> {
+    default_backends().iter().chain(&exact_backends()[1..])
+}
+
+/// The same CPU with 1, 2 and 5 threads, for each instruction set.
+pub fn thread_counts() -> &'static [(Isa, [TestBackend; 3])] {
+    static LIST: OnceLock<Vec<(Isa, [TestBackend; 3])>> = OnceLock::new();
+    LIST.get_or_init(|| {
+        let three = |isa| Some((isa, [cpu_with(isa, 1, None)?, cpu_with(isa, 2, None)?, cpu_with(isa, 5, None)?]));
+        Isa::ALL.into_iter().filter_map(three).collect()
+    })
+}
+
+/// `TILEGRAD_REQUIRE=cpu/avx2,softcuda` makes the absence of a backend a failure.
+fn require(list: &[TestBackend]) {
+    let Ok(required) = std::env::var("TILEGRAD_REQUIRE") else { return };
+    for name in required.split(',').map(str::trim).filter(|n| !n.is_empty()) {
+        let present = list.iter().any(|b| {
+            b.name.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        });
+        assert!(present, "TILEGRAD_REQUIRE names {name}, which this machine or this build lacks");
+    }
+}

@@ -1,0 +1,25 @@
+//! The same bits twice, and with 1, 2 and 5 threads: forward and backward of every case.
+
+use tilegrad::{Failures, Family, same_bits, thread_counts};
+
+fn check(family: &Family) {
+    let mut failures = Failures::default();
+    for case in (family.cases)() {
+        for (isa, [one, two, five]) in thread_counts() {
+            let expected = case.outputs(one);
+            for (on, what) in [(two, "2 threads"), (five, "5 threads"), (two, "2 threads, again")] {
+                let outcome = expected.as_ref().map_err(Clone::clone).and_then(|expected| {
+                    let got = case.outputs(on)?;
+                    for ((what, got), (_, expected)) in got.arrays().zip(expected.arrays()) {
+                        same_bits(got, expected).map_err(|e| format!("{what}: {e}"))?;
+                    }
+                    Ok(())
+                });
+                failures.check(|| format!("{} on cpu/{isa} with {what}", case.label), outcome);
+            }
+        }
+    }
+    failures.finish(family.name);
+}
+
+tilegrad::test_each_family!(check);

@@ -17,7 +17,8 @@ fn engine_ops() -> BTreeSet<String> {
         for item in rest[start + "pub use".len()..end].split([',', '{', '}', '\n']) {
             // `add::add` names a function of a file, `add::{` opens a list, `BatchNorm` is a type.
             let name = item.trim().rsplit("::").next().unwrap_or_default();
-            let lower = name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
+            let lower =
+                name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
             if !name.is_empty() && lower && name != "self" {
                 ops.insert(name.to_string());
             }
@@ -49,18 +50,34 @@ fn every_op_of_the_engine_has_a_case() {
 #[test]
 fn every_op_that_can_be_given_wrong_inputs_has_an_error_case() {
     // These take any shape and any finite option.
-    let any = ["affine", "neg", "exp", "log", "sqrt", "tanh", "sigmoid", "relu", "leaky_relu", "gelu", "silu"];
-    let refused: BTreeSet<&str> = FAMILIES.iter().flat_map(|f| (f.errors)()).map(|c| c.op).collect();
+    let any = [
+        "affine",
+        "neg",
+        "exp",
+        "log",
+        "sqrt",
+        "tanh",
+        "sigmoid",
+        "relu",
+        "leaky_relu",
+        "gelu",
+        "silu",
+    ];
+    let refused: BTreeSet<&str> =
+        FAMILIES.iter().flat_map(|f| (f.errors)()).map(|c| c.op).collect();
     let ops = engine_ops();
-    let missing: Vec<_> =
-        ops.iter().filter(|o| !refused.contains(o.as_str()) && !any.contains(&o.as_str())).collect();
+    let missing: Vec<_> = ops
+        .iter()
+        .filter(|o| !refused.contains(o.as_str()) && !any.contains(&o.as_str()))
+        .collect();
     assert!(missing.is_empty(), "ops without an error case in tests/cases: {missing:?}");
 }
 
 #[test]
 fn every_method_of_the_backend_is_reached_by_a_case() {
     let recorder = Arc::new(Recorder::new(oracle().backend.clone()));
-    let on = TestBackend { name: "recorder".to_string(), backend: recorder.clone(), ..oracle().clone() };
+    let on =
+        TestBackend { name: "recorder".to_string(), backend: recorder.clone(), ..oracle().clone() };
     for case in FAMILIES.iter().flat_map(|f| (f.cases)()) {
         if case.inputs.iter().map(|i| i.elements()).sum::<usize>() <= LARGEST {
             case.outputs(&on).unwrap_or_else(|e| panic!("{}: {e}", case.label));
@@ -68,7 +85,8 @@ fn every_method_of_the_backend_is_reached_by_a_case() {
     }
     let called: BTreeSet<String> = recorder.called().into_iter().map(str::to_string).collect();
     // `device` is asked only where something is wrong.
-    let expected: BTreeSet<String> = backend_methods().into_iter().filter(|m| m != "device").collect();
+    let expected: BTreeSet<String> =
+        backend_methods().into_iter().filter(|m| m != "device").collect();
     let missing: Vec<_> = expected.difference(&called).collect();
     assert!(missing.is_empty(), "methods of Backend that no case reaches: {missing:?}");
 }

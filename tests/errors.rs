@@ -106,7 +106,8 @@ fn mixed(case: &Case, on: &TestBackend) -> Result<(), String> {
     match (case.run)(&inputs) {
         Ok(_) => Err("was accepted".to_string()),
         Err(e) => {
-            let expected = "buffer is on reference, but the kernel runs on cpu; copy it there first";
+            let expected =
+                "buffer is on reference, but the kernel runs on cpu; copy it there first";
             match e.to_string().ends_with(expected) {
                 true => Ok(()),
                 false => Err(format!("says '{e}' instead of '.. {expected}'")),

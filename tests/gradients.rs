@@ -30,7 +30,11 @@ fn check_case(case: &Case) -> Result<(), String> {
         let inputs: Vec<_> = all
             .iter()
             .zip(&is_tracked)
-            .map(|(x, &t)| if t { moved.next().expect("one a tracked input").clone() } else { x.clone() })
+            .map(
+                |(x, &t)| {
+                    if t { moved.next().expect("one a tracked input").clone() } else { x.clone() }
+                },
+            )
             .collect();
         Ok((case.run)(&inputs)?.swap_remove(0))
     };

@@ -31,7 +31,8 @@ fn check(family: &Family) {
             };
             let outcome = case.outputs(on).and_then(|got| {
                 for ((what, got), (_, expected)) in got.arrays().zip(expected.arrays()) {
-                    compare(got, expected, tolerance, on.dtype).map_err(|e| format!("{what} {e}"))?;
+                    compare(got, expected, tolerance, on.dtype)
+                        .map_err(|e| format!("{what} {e}"))?;
                 }
                 for ((got, _), (expected, _)) in got.results.iter().zip(&expected.results) {
                     if got != expected {

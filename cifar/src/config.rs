@@ -286,7 +286,8 @@ impl Config {
             self.precision
         );
         crate::device::check_name(&self.device)?;
-        crate::presets::check_model(&self.model)
+        crate::model::kind(&self.model)?;
+        Ok(())
     }
 
     /// As TOML, for `config.toml`.

@@ -8,6 +8,7 @@ pub mod config;
 pub mod data;
 pub mod device;
 pub mod loader;
+pub mod model;
 pub mod plots;
 pub mod presets;
 pub mod train;

@@ -109,7 +109,7 @@ pub fn preset(name: &str) -> Result<Overrides> {
 /// embedded set and `resnet20` on other data.
 pub fn implied(given: &Overrides) -> Result<&'static str> {
     if let Some(model) = &given.model {
-        check_model(model)?;
+        crate::model::kind(model)?;
         return Ok(PRESETS.iter().find(|p| p.name == model).map_or("quick", |p| p.name));
     }
     let synthetic = given.data.as_deref().is_none_or(|data| data == "synthetic");

@@ -12,7 +12,7 @@ use std::collections::{BinaryHeap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
-use crate::op::{Op, Saved};
+use crate::op::{Op, Saved, same_backend};
 use crate::profile::{self, Pass};
 use crate::{Error, Result, Tensor};
 
@@ -181,7 +181,15 @@ impl Tensor {
                 format!("gradient has shape {:?}, the tensor {:?}", dy.shape(), self.shape()),
             ));
         }
+        if dy.dtype() != self.dtype() {
+            return Err(Error::Dtype {
+                op: "backward",
+                expected: format!("a gradient of the tensor's dtype, {}", self.dtype()),
+                got: dy.dtype(),
+            });
+        }
         let backend = self.backend().clone();
+        same_backend("backward", &backend, &[dy])?;
         let mut gradients = Gradients::default();
         // Gradients of results whose node is in the heap: it is complete when the node's turn
         // comes.

@@ -86,6 +86,16 @@ fn nan_fails() {
 }
 
 #[test]
+fn an_infinite_difference_fails() {
+    // √x at 0 has an infinite derivative, and below 0 no value.
+    let failure = check(&[input(&[0.0])], |t| ops::sqrt(&t[0])).unwrap_err();
+    assert!(matches!(failure, Failure::Mismatch { .. }), "{failure}");
+    let big = [input(&[1e308])];
+    let failure = check(&big, |t| ops::mul(&t[0], &ops::affine(&t[0], 1.0, 0.0)?)).unwrap_err();
+    assert!(matches!(failure, Failure::Mismatch { .. }), "{failure}");
+}
+
+#[test]
 fn a_missing_gradient_counts_as_zero() {
     let failure = run(Square::Missing).unwrap_err();
     assert!(matches!(failure, Failure::Mismatch { analytic: 0.0, .. }), "{failure}");

@@ -8,8 +8,11 @@ fn vector(device: &Arc<dyn Backend>, data: &[f64]) -> Tensor {
     Tensor::from_slice(device, data, &[data.len()]).unwrap()
 }
 
-/// Passes x on, and notes at its backward pass what was needed and how many bytes are in use.
-struct Probe(Arc<Mutex<Vec<(Vec<bool>, usize)>>>);
+/// For each backward pass of a [`Probe`], what was needed and how many bytes were in use.
+type Log = Arc<Mutex<Vec<(Vec<bool>, usize)>>>;
+
+/// Passes x on, and writes to a log.
+struct Probe(Log);
 
 impl Op for Probe {
     fn name(&self) -> &'static str {
@@ -153,7 +156,7 @@ fn untracked_and_unused_tensors_have_no_gradient() {
 fn ops_are_told_which_gradients_are_needed() {
     let device = reference();
     let (x, constant) = (vector(&device, &[3.0]).tracked(), vector(&device, &[4.0]));
-    let log = Arc::new(Mutex::new(Vec::new()));
+    let log = Log::default();
     let y = apply(Probe(log.clone()), &[&x, &constant, &x]).unwrap();
     let gradients = y.backward().unwrap();
     assert_eq!(log.lock().unwrap()[0].0, [true, false, true]);
@@ -181,6 +184,8 @@ fn a_loss_must_be_one_tracked_element() {
     assert_eq!(error, "backward: needs a loss of one element, got shape [2]");
     let error = x.backward_from(&vector(&device, &[1.0])).err().unwrap().to_string();
     assert_eq!(error, "backward: gradient has shape [1], the tensor [2]");
+    let single = Tensor::from_slice(&device, &[1.0f32, 1.0], &[2]).unwrap();
+    assert!(matches!(x.backward_from(&single), Err(Error::Dtype { op: "backward", .. })));
     let gradients = x.backward_from(&vector(&device, &[1.0, 7.0])).unwrap();
     assert_eq!(gradients.get(&x).unwrap().to_vec::<f64>().unwrap(), [1.0, 7.0]);
 }
@@ -200,7 +205,7 @@ fn backward_frees_activations_as_it_goes() {
     let device = reference();
     let before = device.memory().in_use;
     let x = Tensor::zeros(&device, tilegrad_engine::Dtype::F64, &[LEN]).unwrap().tracked();
-    let log = Arc::new(Mutex::new(Vec::new()));
+    let log = Log::default();
     let mut y = x.clone();
     for _ in 0..LAYERS {
         y = apply(Probe(log.clone()), &[&ops::tanh(&y).unwrap()]).unwrap();

@@ -1,5 +1,5 @@
-//! Activations as layers. Where one follows a convolution or a batch normalisation, the fused form is faster:
-//! [`crate::Conv2dConfig::activation`], [`crate::BatchNorm2d::with_activation`].
+//! Activations as layers. Where one follows a convolution or a batch normalisation, the fused form
+//! is faster: [`crate::Conv2dConfig::activation`], [`crate::BatchNorm2d::with_activation`].
 
 use tilegrad_engine::{Result, Tensor, ops};
 

@@ -7,10 +7,11 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 
-/// Writes `path` through `write`: into a temporary file beside it, which is synced and then renamed over it.
+/// Writes `path` through `write`: into a temporary file beside it, which is synced and then renamed
+/// over it.
 ///
-/// Whatever fails (a full disk, a crash, a lost power supply), `path` holds its old contents or the new ones. Temporary
-/// files that an earlier process left behind for the same path are removed.
+/// Whatever fails (a full disk, a crash, a lost power supply), `path` holds its old contents or the
+/// new ones. Temporary files that an earlier process left behind for the same path are removed.
 pub fn write_atomic(
     path: &Path,
     write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
@@ -115,7 +116,8 @@ mod tests {
         write_atomic(&path, |w| w.write_all(b"old")).unwrap();
         let new = b"the new contents";
         for room in 0..new.len() {
-            let error = write_atomic(&path, |w| Full { inner: w, room }.write_all(new)).unwrap_err();
+            let error =
+                write_atomic(&path, |w| Full { inner: w, room }.write_all(new)).unwrap_err();
             assert!(error.to_string().contains("best.safetensors"), "{error}");
             assert_eq!(fs::read(&path).unwrap(), b"old");
             assert_eq!(files(dir.path()), ["best.safetensors"]);
@@ -132,10 +134,7 @@ mod tests {
             fs::write(dir.path().join(name), b"half").unwrap();
         }
         write_atomic(&path, |w| w.write_all(b"whole")).unwrap();
-        assert_eq!(
-            files(dir.path()),
-            [".last.safetensors.x.tmp", "last.safetensors", "other.tmp"]
-        );
+        assert_eq!(files(dir.path()), [".last.safetensors.x.tmp", "last.safetensors", "other.tmp"]);
     }
 
     #[test]

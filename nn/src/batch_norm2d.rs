@@ -7,10 +7,12 @@ use tilegrad_kernels::BatchNormArgs;
 
 use crate::module::{Context, LayerRow, Module, Parameter, Role};
 
-/// y = activation(weight (x - mean) / √(var + ε) + bias), statistics a channel (Ioffe and Szegedy 2015).
+/// y = activation(weight (x - mean) / √(var + ε) + bias), statistics a channel (Ioffe and Szegedy
+/// 2015).
 ///
-/// Training uses the batch's own mean and biased variance, and moves the running statistics towards them:
-/// running = (1 - momentum) running + momentum batch, with the unbiased variance. Evaluation uses the running ones.
+/// Training uses the batch's own mean and biased variance, and moves the running statistics towards
+/// them: running = (1 - momentum) running + momentum batch, with the unbiased variance. Evaluation
+/// uses the running ones.
 pub struct BatchNorm2d {
     weight: Parameter,
     bias: Parameter,

@@ -1,4 +1,5 @@
-//! Checkpoints: a model, what it was trained with, and (to continue) the optimizer's state, in one safetensors file.
+//! Checkpoints: a model, what it was trained with, and (to continue) the optimizer's state, in one
+//! safetensors file.
 //!
 //! ```no_run
 //! # use tilegrad_nn::{Checkpoint, Model, Sgd};
@@ -38,8 +39,11 @@ const OPTIMIZER: &str = "optimizer";
 const OPTIMIZER_STEP: &str = "optimizer_step";
 /// Prefix of the optimizer's tensors, which separates them from the model's.
 const OPTIMIZER_PREFIX: &str = "optimizer.";
+/// Prefix of tensors that are neither the model's nor the optimizer's.
+const EXTRA_PREFIX: &str = "extra.";
 
-/// A checkpoint in memory. Its file is an ordinary safetensors file with the model's tensors under their names.
+/// A checkpoint in memory. Its file is an ordinary safetensors file with the model's tensors under
+/// their names.
 #[derive(Clone, Debug)]
 pub struct Checkpoint {
     origin: String,
@@ -63,7 +67,8 @@ impl Checkpoint {
         &self.file.metadata
     }
 
-    /// Adds anything that can be written as JSON: mean and standard deviation, class names, epoch, random seed.
+    /// Adds anything that can be written as JSON: mean and standard deviation, class names, epoch,
+    /// random seed.
     pub fn set<T: Serialize + ?Sized>(&mut self, key: &str, value: &T) -> Result<()> {
         let text = serde_json::to_string(value)
             .map_err(|e| self.metadata_error(key, format!("cannot be written as JSON: {e}")))?;
@@ -142,18 +147,19 @@ impl Checkpoint {
         Ok(model)
     }
 
-    /// Sets the parameters of `model`, which must be the same kind of model. On an error it is unchanged.
+    /// Sets the parameters of `model`, which must be the same kind of model. On an error it is
+    /// unchanged.
     pub fn load_model(&self, model: &Model) -> Result<()> {
         let saved = self.model_config()?;
         if saved.kind != model.config().kind {
             let (got, expected) = (saved.kind, model.config().kind);
-            return Err(
-                self.metadata_error(MODEL, format!("is {got}, but the model asked for is {expected}"))
-            );
+            return Err(self.metadata_error(
+                MODEL,
+                format!("is {got}, but the model asked for is {expected}"),
+            ));
         }
-        let own = |name: &String| {
-            !name.starts_with(OPTIMIZER_PREFIX) && !name.starts_with(EXTRA_PREFIX)
-        };
+        let own =
+            |name: &String| !name.starts_with(OPTIMIZER_PREFIX) && !name.starts_with(EXTRA_PREFIX);
         let tensors = self.file.tensors.iter().filter(|(name, _)| own(name));
         let tensors = tensors.map(|(name, data)| (name.clone(), data.clone())).collect();
         state::load(model, &tensors, &self.origin)
@@ -164,7 +170,8 @@ impl Checkpoint {
         self.file.metadata.contains_key(OPTIMIZER)
     }
 
-    /// Sets the state of `optimizer`, whose parameters are those of `model`. On an error it is unchanged.
+    /// Sets the state of `optimizer`, whose parameters are those of `model`. On an error it is
+    /// unchanged.
     pub fn load_optimizer(&self, model: &dyn Module, optimizer: &mut dyn Optimizer) -> Result<()> {
         let mut saved = OptimizerState {
             name: self.get(OPTIMIZER)?,
@@ -187,6 +194,3 @@ impl Checkpoint {
         optimizer.load_state(model, saved, &self.origin)
     }
 }
-
-/// Prefix of tensors that are neither the model's nor the optimizer's.
-const EXTRA_PREFIX: &str = "extra.";

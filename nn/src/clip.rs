@@ -18,8 +18,9 @@ fn sums_of_squares(model: &dyn Module, gradients: &Gradients) -> Result<(Vec<Str
             names.push(name);
         }
     }
-    let backend = backend
-        .ok_or_else(|| Error::argument("gradient_norm", "no parameter of the model has a gradient"))?;
+    let backend = backend.ok_or_else(|| {
+        Error::argument("gradient_norm", "no parameter of the model has a gradient")
+    })?;
     let args = ConcatArgs::new(&vec![[1].as_slice(); sums.len()], 0)?;
     let all = backend.concat(&args, &sums.iter().collect::<Vec<_>>())?;
     let count = names.len();
@@ -37,7 +38,8 @@ pub fn gradient_norms(model: &dyn Module, gradients: &Gradients) -> Result<Vec<(
     Ok(names.into_iter().zip(sums.to_f64_vec()?.into_iter().map(f64::sqrt)).collect())
 }
 
-/// min(1, max_norm / (norm + 1e-6)), PyTorch's factor, for [`crate::Optimizer::step`]. It stays on the device.
+/// min(1, max_norm / (norm + 1e-6)), PyTorch's factor, for [`crate::Optimizer::step`]. It stays on
+/// the device.
 pub fn clip_scale(norm: &Tensor, max_norm: f64) -> Result<Tensor> {
     let limit = norm.filled_like(max_norm)?;
     let ratio = ops::div(&limit, &ops::affine(norm, 1.0, 1e-6)?)?;

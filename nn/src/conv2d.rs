@@ -72,7 +72,8 @@ impl Conv2dConfig {
     }
 }
 
-/// y = activation(x * filter + bias): x `[N, H, W, c_in]`, filter `[c_out, kh, kw, c_in / groups]`, bias `[c_out]`.
+/// y = activation(x * filter + bias): x `[N, H, W, c_in]`, filter `[c_out, kh, kw, c_in / groups]`,
+/// bias `[c_out]`.
 pub struct Conv2d {
     weight: Parameter,
     bias: Option<Parameter>,
@@ -125,7 +126,8 @@ impl Module for Conv2d {
     }
 
     fn describe(&self, name: &str, x: &[usize], rows: &mut Vec<LayerRow>) -> Result<Vec<usize>> {
-        let Conv2dConfig { c_in, c_out, kernel: [kh, kw], options, bias, activation, .. } = self.config;
+        let Conv2dConfig { c_in, c_out, kernel: [kh, kw], options, bias, activation, .. } =
+            self.config;
         let args = Conv2dArgs::new(x, &filter_shape(&self.config), options)?;
         let mut kind = format!("Conv2d({c_in}, {c_out}, {kh}x{kw}");
         if options.stride != [1, 1] {

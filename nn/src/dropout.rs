@@ -5,8 +5,9 @@ use tilegrad_engine::{Result, Tensor, ops};
 use crate::module::{Context, LayerRow, Module, Parameter};
 use crate::pooling::free_row;
 
-/// Zeroes each element with probability p while training and scales the rest by 1 / (1 - p); otherwise y = x
-/// (Srivastava et al. 2014). The mask depends on seed, step and position in the model only.
+/// Zeroes each element with probability p while training and scales the rest by 1 / (1 - p);
+/// otherwise y = x (Srivastava et al. 2014). The mask depends on seed, step and position in the
+/// model only.
 #[derive(Clone, Copy, Debug)]
 pub struct Dropout {
     p: f64,

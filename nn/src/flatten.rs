@@ -8,8 +8,8 @@ use crate::pooling::free_row;
 
 /// `[N, H, W, C]` to `[N, H * W * C]`, in the order of memory: nothing is moved.
 ///
-/// PyTorch's images are channels first, so its flattened rows have another order; [`Module::flattened`] says which
-/// weights must be permuted on the way.
+/// PyTorch's images are channels first, so its flattened rows have another order;
+/// [`Module::flattened`] says which weights must be permuted on the way.
 #[derive(Clone, Copy, Debug)]
 pub struct Flatten;
 

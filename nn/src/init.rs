@@ -1,11 +1,12 @@
 //! Initial weights.
 //!
-//! Random numbers come from the counter-based generator, a stream a parameter: a parameter's values depend only on the
-//! seed and on how many parameters were drawn before it, so every device starts from the same bits.
+//! Random numbers come from the counter-based generator, a stream a parameter: a parameter's values
+//! depend only on the seed and on how many parameters were drawn before it, so every device starts
+//! from the same bits.
 //!
-//! Kaiming (He et al. 2015, eq. 10) keeps the variance of activations, std = gain / √fan; Xavier (Glorot and Bengio
-//! 2010, eq. 16) compromises between both passes, std = gain √(2 / (fan_in + fan_out)). A uniform distribution of
-//! that standard deviation is U(-√3 std, √3 std).
+//! Kaiming (He et al. 2015, eq. 10) keeps the variance of activations, std = gain / √fan; Xavier
+//! (Glorot and Bengio 2010, eq. 16) compromises between both passes, std = gain √(2 / (fan_in +
+//! fan_out)). A uniform distribution of that standard deviation is U(-√3 std, √3 std).
 
 use std::sync::Arc;
 
@@ -71,8 +72,8 @@ pub fn gain_leaky_relu(slope: f64) -> f64 {
 /// How a layer's weights start.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Init {
-    /// What PyTorch does when not told otherwise: Kaiming uniform with the gain of a leaky relu of slope √5, which
-    /// makes U(-1/√fan_in, 1/√fan_in).
+    /// What PyTorch does when not told otherwise: Kaiming uniform with the gain of a leaky relu of
+    /// slope √5, which makes U(-1/√fan_in, 1/√fan_in).
     TorchDefault,
     /// [`kaiming_uniform`].
     KaimingUniform(Fan, f64),
@@ -104,8 +105,9 @@ impl Init {
     }
 }
 
-/// Inputs that reach one output, and outputs that one input reaches (as PyTorch counts: groups are left out of the
-/// second). The first axis is that of outputs, the last that of inputs, those between are the window.
+/// Inputs that reach one output, and outputs that one input reaches (as PyTorch counts: groups are
+/// left out of the second). The first axis is that of outputs, the last that of inputs, those
+/// between are the window.
 pub fn fans(shape: &[usize]) -> (usize, usize) {
     match shape {
         [] => (1, 1),
@@ -224,7 +226,8 @@ mod tests {
     fn distributions_have_the_stated_spread() {
         let be = reference();
         let moments = |init: Init| {
-            let x = init.draw(&be, &[64, 3, 3, 32], &mut Rng::new(1)).unwrap().to_f64_vec().unwrap();
+            let x =
+                init.draw(&be, &[64, 3, 3, 32], &mut Rng::new(1)).unwrap().to_f64_vec().unwrap();
             let n = x.len() as f64;
             let largest = x.iter().fold(0f64, |m, v| m.max(v.abs()));
             (x.iter().sum::<f64>() / n, (x.iter().map(|v| v * v).sum::<f64>() / n).sqrt(), largest)
@@ -251,7 +254,8 @@ mod tests {
         let be = reference();
         let draw = |seed| {
             let mut rng = Rng::new(seed);
-            let mut one = || normal(&be, &[4], 0.0, 1.0, &mut rng).unwrap().to_vec::<f32>().unwrap();
+            let mut one =
+                || normal(&be, &[4], 0.0, 1.0, &mut rng).unwrap().to_vec::<f32>().unwrap();
             (one(), one())
         };
         let (a, b) = draw(3);

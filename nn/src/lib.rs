@@ -1,7 +1,7 @@
 //! Layers, models, losses, optimizers, schedules and checkpoints on [`tilegrad_engine`].
 //!
-//! A layer a file; each is a [`Module`], and a model is modules inside modules. Names of parameters are those that
-//! PyTorch gives the same model, so that weights move both ways (see [`torch`]).
+//! A layer a file; each is a [`Module`], and a model is modules inside modules. Names of parameters
+//! are those that PyTorch gives the same model, so that weights move both ways (see [`torch`]).
 //!
 //! ```
 //! use tilegrad_nn::{Context, Model, ModelConfig, ModelKind, Module, Optimizer, Sgd, SgdConfig, loss};
@@ -32,7 +32,7 @@ pub mod init;
 mod linear;
 pub mod loss;
 pub mod models;
-mod module;
+pub mod module;
 pub mod optim;
 mod pooling;
 mod residual;

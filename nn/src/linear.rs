@@ -16,7 +16,8 @@ pub struct Linear {
 }
 
 impl Linear {
-    /// Weights as PyTorch draws them: Kaiming uniform with a = √5, which is U(-1/√inputs, 1/√inputs), biases likewise.
+    /// Weights as PyTorch draws them: Kaiming uniform with a = √5, which is U(-1/√inputs,
+    /// 1/√inputs), biases likewise.
     pub fn new(
         backend: &Arc<dyn Backend>,
         inputs: usize,
@@ -27,7 +28,10 @@ impl Linear {
         let bound = 1.0 / (inputs as f64).sqrt();
         let weight = init::uniform(backend, &[outputs, inputs], -bound, bound, rng)?;
         let bias = match bias {
-            true => Some(Parameter::new(Role::Bias, init::uniform(backend, &[outputs], -bound, bound, rng)?)),
+            true => Some(Parameter::new(
+                Role::Bias,
+                init::uniform(backend, &[outputs], -bound, bound, rng)?,
+            )),
             false => None,
         };
         Ok(Linear { weight: Parameter::new(Role::Weight, weight), bias, inputs, outputs })

@@ -4,7 +4,8 @@ use tilegrad_engine::{Dtype, Error, Result, Tensor, ops};
 
 /// Mean over the batch of −Σ_c q_c ln softmax(logits)_c, with q = (1 − s) t + s / C.
 ///
-/// `logits` is `[N, C]`; `targets` are labels `[N]` (i32) or probabilities `[N, C]`; s is `smoothing`, in [0, 1].
+/// `logits` is `[N, C]`; `targets` are labels `[N]` (i32) or probabilities `[N, C]`; s is
+/// `smoothing`, in [0, 1].
 pub fn cross_entropy(logits: &Tensor, targets: &Tensor, smoothing: f64) -> Result<Tensor> {
     ops::mean(&ops::cross_entropy(logits, targets, smoothing)?, &[])
 }
@@ -19,10 +20,12 @@ pub fn mse(prediction: &Tensor, target: &Tensor) -> Result<Tensor> {
     ops::mean(&ops::mul(&difference, &difference)?, &[])
 }
 
-/// The label-smoothing loss of the CIFAR-10 guide, §3.1: KL(q ‖ softmax(logits)), mean over the batch.
+/// The label-smoothing loss of the CIFAR-10 guide, §3.1: KL(q ‖ softmax(logits)), mean over the
+/// batch.
 ///
-/// It is [`cross_entropy`] minus the mean entropy of q, H(q) = −Σ_c q_c ln q_c, which does not depend on the logits:
-/// gradients are the same, and this loss reaches 0 where cross-entropy reaches H(q).
+/// It is [`cross_entropy`] minus the mean entropy of q, H(q) = −Σ_c q_c ln q_c, which does not
+/// depend on the logits: gradients are the same, and this loss reaches 0 where cross-entropy
+/// reaches H(q).
 pub fn label_smoothing_loss(logits: &Tensor, targets: &Tensor, smoothing: f64) -> Result<Tensor> {
     let loss = cross_entropy(logits, targets, smoothing)?;
     let classes = logits.shape().last().copied().unwrap_or(1) as f64;

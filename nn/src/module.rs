@@ -20,7 +20,8 @@ pub enum Role {
 
 /// A tensor that a module owns: trained (a tracked leaf) or kept as state.
 ///
-/// It has a lock, so that a model can be evaluated from several threads while its reference is shared.
+/// It has a lock, so that a model can be evaluated from several threads while its reference is
+/// shared.
 pub struct Parameter {
     role: Role,
     value: RwLock<Tensor>,
@@ -109,15 +110,16 @@ pub trait Module: Send + Sync {
     /// Computes the result.
     fn forward(&self, x: &Tensor, ctx: &mut Context) -> Result<Tensor>;
 
-    /// Calls `f` with the name (PyTorch's: `layer1.0.conv1.weight`) and value of every own and inner parameter, in
-    /// a fixed order. `prefix` is empty or ends with a dot.
+    /// Calls `f` with the name (PyTorch's: `layer1.0.conv1.weight`) and value of every own and
+    /// inner parameter, in a fixed order. `prefix` is empty or ends with a dot.
     fn visit<'a>(&'a self, prefix: &str, f: &mut dyn FnMut(String, &'a Parameter));
 
     /// Shape of the result for an input of shape `x`, and one row a layer for summaries.
     fn describe(&self, name: &str, x: &[usize], rows: &mut Vec<LayerRow>) -> Result<Vec<usize>>;
 
-    /// Weights `[outputs, h * w * c]` of linear layers that read a flattened image, by name, with `[h, w, c]`. A
-    /// framework that stores images channels first flattens in another order: see [`crate::torch`].
+    /// Weights `[outputs, h * w * c]` of linear layers that read a flattened image, by name, with
+    /// `[h, w, c]`. A framework that stores images channels first flattens in another order: see
+    /// [`crate::torch`].
     fn flattened(&self) -> Vec<(String, [usize; 3])> {
         Vec::new()
     }

@@ -12,9 +12,10 @@ use crate::sequential::join;
 
 /// y = relu(bn2(conv2(relu(bn1(conv1(x))))) + shortcut(x))   (He et al. 2016, post-activation).
 ///
-/// Both convolutions are 3x3; the first has the block's stride. The shortcut is the identity where shapes agree, else
-/// a 1x1 convolution with batch normalisation. Each batch normalisation takes the relu (and the second also the
-/// addition) into its kernel: those would otherwise read and write every activation again.
+/// Both convolutions are 3x3; the first has the block's stride. The shortcut is the identity where
+/// shapes agree, else a 1x1 convolution with batch normalisation. Each batch normalisation takes
+/// the relu (and the second also the addition) into its kernel: those would otherwise read and
+/// write every activation again.
 pub struct BasicBlock {
     conv1: Conv2d,
     bn1: BatchNorm2d,
@@ -24,7 +25,8 @@ pub struct BasicBlock {
 }
 
 impl BasicBlock {
-    /// `conv_bias` gives the convolutions biases, which the batch normalisation after them makes redundant.
+    /// `conv_bias` gives the convolutions biases, which the batch normalisation after them makes
+    /// redundant.
     pub fn new(
         backend: &Arc<dyn Backend>,
         c_in: usize,
@@ -88,7 +90,8 @@ impl Module for BasicBlock {
             None => x.to_vec(),
         };
         if residual != y {
-            let detail = format!("shortcut has shape {residual:?}, but the block's result is {y:?}");
+            let detail =
+                format!("shortcut has shape {residual:?}, but the block's result is {y:?}");
             return Err(Error::shape("basic_block", detail));
         }
         rows.push(self.bn2.row(&join(name, "bn2"), " + residual + ReLU", &y));

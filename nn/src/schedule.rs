@@ -1,7 +1,9 @@
 //! Learning-rate schedules: pure functions of the step, so that a resumed run needs no state.
 //!
-//! Steps count from 0: `at(0)` is for the first update. Each formula is PyTorch's, which the golden file
-//! `tests/golden/schedules.json` (made by `scripts/golden_schedules.py`) checks over whole runs. A schedule knows
+//! Steps count from 0: `at(0)` is for the first update. Each formula is PyTorch's, which the golden
+//! file
+//! `tests/golden/schedules.json` (made by `scripts/golden_schedules.py`) checks over whole runs. A
+//! schedule knows
 //! nothing of epochs; to change once an epoch, wrap it in [`PerEpoch`].
 
 use std::f64::consts::PI;
@@ -80,7 +82,8 @@ pub struct CosineAnnealing {
 
 impl Schedule for CosineAnnealing {
     fn at(&self, step: u64) -> Setting {
-        // The cosine has period 2 T: reduced in integers, so that it stays exact after many periods.
+        // The cosine has period 2 T: reduced in integers, so that it stays exact after many
+        // periods.
         let t_max = self.t_max.max(1);
         let phase = (step % (2 * t_max)) as f64 / t_max as f64;
         Setting::lr(anneal(self.lr, self.eta_min, phase))
@@ -92,8 +95,10 @@ fn anneal(start: f64, end: f64, fraction: f64) -> f64 {
     end + (start - end) / 2.0 * (1.0 + (PI * fraction).cos())
 }
 
-/// Smith and Topin 2018: up from `max_lr / div_factor` to `max_lr` in the first `pct_start` of the run, then down to
-/// `max_lr / div_factor / final_div_factor`, both along half a cosine; the momentum moves the other way.
+/// Smith and Topin 2018: up from `max_lr / div_factor` to `max_lr` in the first `pct_start` of the
+/// run, then down to
+/// `max_lr / div_factor / final_div_factor`, both along half a cosine; the momentum moves the other
+/// way.
 #[derive(Clone, Copy, Debug)]
 pub struct OneCycle {
     /// Peak learning rate.
@@ -111,7 +116,8 @@ pub struct OneCycle {
 }
 
 impl OneCycle {
-    /// PyTorch's defaults: 30 % up, factors 25 and 10⁴, momentum 0.95 at the ends and 0.85 at the peak.
+    /// PyTorch's defaults: 30 % up, factors 25 and 10⁴, momentum 0.95 at the ends and 0.85 at the
+    /// peak.
     pub fn new(max_lr: f64, total_steps: u64) -> Self {
         OneCycle {
             max_lr,
@@ -130,7 +136,8 @@ impl Schedule for OneCycle {
         let peak = self.pct_start * self.total_steps.max(1) as f64 - 1.0;
         let step = (step as f64).min(last);
         let initial = self.max_lr / self.div_factor;
-        let fraction = |from: f64, to: f64| if to > from { (step - from) / (to - from) } else { 1.0 };
+        let fraction =
+            |from: f64, to: f64| if to > from { (step - from) / (to - from) } else { 1.0 };
         let (up, fraction) = match step <= peak {
             true => (true, fraction(0.0, peak)),
             false => (false, fraction(peak, last)),
@@ -206,8 +213,9 @@ pub fn warmup_cosine(
         .then(warmup, CosineAnnealing { lr, t_max: total.saturating_sub(warmup), eta_min })
 }
 
-/// Schedules with one base learning rate, multiplied: lr Π_i (lr_i(step) / lr). For factors of the base rate, such as
-/// a warm-up and a step decay, this is PyTorch's `ChainedScheduler`. The momentum is that of the last that has one.
+/// Schedules with one base learning rate, multiplied: lr Π_i (lr_i(step) / lr). For factors of the
+/// base rate, such as a warm-up and a step decay, this is PyTorch's `ChainedScheduler`. The
+/// momentum is that of the last that has one.
 pub struct Chained {
     lr: f64,
     schedules: Vec<Box<dyn Schedule>>,

@@ -4,7 +4,8 @@ use tilegrad_engine::{Result, Tensor};
 
 use crate::module::{Context, LayerRow, Module, Parameter};
 
-/// y = f_n(.. f_2(f_1(x))). Children have names, which prefix those of their parameters: `features.0.weight`.
+/// y = f_n(.. f_2(f_1(x))). Children have names, which prefix those of their parameters:
+/// `features.0.weight`.
 #[derive(Default)]
 pub struct Sequential {
     children: Vec<(String, Box<dyn Module>)>,
@@ -16,8 +17,8 @@ impl Sequential {
         Self::default()
     }
 
-    /// Appends a child. Where PyTorch counts layers that are fused here (a relu inside a convolution), the caller
-    /// skips their numbers: `.with("0", conv_with_relu).with("2", pool)`.
+    /// Appends a child. Where PyTorch counts layers that are fused here (a relu inside a
+    /// convolution), the caller skips their numbers: `.with("0", conv_with_relu).with("2", pool)`.
     pub fn with(mut self, name: impl Into<String>, child: impl Module + 'static) -> Self {
         self.children.push((name.into(), Box::new(child)));
         self

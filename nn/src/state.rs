@@ -15,8 +15,8 @@ pub fn tensors(model: &dyn Module) -> Result<BTreeMap<String, TensorData>> {
     Ok(all)
 }
 
-/// Sets every parameter of `model`. Each must be there with the model's shape, and none besides; element types are
-/// converted. On an error, which names `origin`, the model is unchanged.
+/// Sets every parameter of `model`. Each must be there with the model's shape, and none besides;
+/// element types are converted. On an error, which names `origin`, the model is unchanged.
 pub fn load(
     model: &dyn Module,
     tensors: &BTreeMap<String, TensorData>,

@@ -20,7 +20,8 @@ pub struct Summary {
     pub parameters: usize,
     /// Elements of state that is not trained: running statistics.
     pub state: usize,
-    /// Multiply-adds of all convolutions and products. Batch normalisation, pooling and activations are not counted.
+    /// Multiply-adds of all convolutions and products. Batch normalisation, pooling and activations
+    /// are not counted.
     pub multiply_adds: u64,
     /// Bytes an element.
     pub element_bytes: usize,
@@ -58,7 +59,8 @@ impl Summary {
         self.parameters * self.element_bytes
     }
 
-    /// Bytes of all layers' results in one forward pass (a flatten shares its input's memory and is not counted).
+    /// Bytes of all layers' results in one forward pass (a flatten shares its input's memory and is
+    /// not counted).
     pub fn activation_bytes(&self) -> usize {
         let rows = self.rows.iter().filter(|row| row.kind != "Flatten");
         rows.map(|row| elements(&row.out_shape)).sum::<usize>() * self.element_bytes
@@ -70,7 +72,7 @@ fn grouped(n: u64) -> String {
     let digits = n.to_string();
     let mut text = String::new();
     for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i) % 3 == 0 {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
             text.push(',');
         }
         text.push(digit);
@@ -90,8 +92,10 @@ fn sized(bytes: usize) -> String {
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let dash = |n: u64| if n == 0 { "--".to_string() } else { grouped(n) };
-        let mut table = vec![["Layer", "Type", "Output shape", "Parameters", "Multiply-adds", "Output"]
-            .map(str::to_string)];
+        let mut table = vec![
+            ["Layer", "Type", "Output shape", "Parameters", "Multiply-adds", "Output"]
+                .map(str::to_string),
+        ];
         for row in &self.rows {
             table.push([
                 row.name.clone(),
@@ -139,7 +143,10 @@ mod tests {
 
     #[test]
     fn numbers_are_written_in_groups() {
-        assert_eq!(["0", "12", "123", "1,234", "1,234,567"], [0, 12, 123, 1234, 1234567].map(grouped).map(|s| s.leak() as &str));
+        assert_eq!(
+            ["0", "12", "123", "1,234", "1,234,567"],
+            [0, 12, 123, 1234, 1234567].map(grouped).map(|s| s.leak() as &str)
+        );
         assert_eq!(sized(1536), "1.5 KiB");
     }
 }

@@ -1,17 +1,17 @@
 //! Tensors in a file: safetensors, with a checksum, written atomically.
 //!
-//! The format is 8 bytes of header length, a JSON header, and the elements of all tensors one after the other. The
-//! header is written here, not by the `safetensors` crate, which keeps metadata in a hash map: equal contents must make
-//! equal bytes. Reading, and with it the validation of untrusted headers, is the crate's.
+//! The format is 8 bytes of header length, a JSON header, and the elements of all tensors one after
+//! the other. The header is written here, not by the `safetensors` crate, which keeps metadata in a
+//! hash map: equal contents must make equal bytes. Reading, and with it the validation of untrusted
+//! headers, is the crate's.
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 
-use safetensors::SafeTensors;
 pub use safetensors::Dtype as FileDtype;
+use safetensors::SafeTensors;
 use serde::Serialize;
 use tilegrad_engine::{Backend, Dtype, Tensor};
 
@@ -49,10 +49,7 @@ impl TensorData {
     }
 
     /// Copies it to a device. `None` if its element type is not one of ours.
-    pub fn to_tensor(
-        &self,
-        backend: &Arc<dyn Backend>,
-    ) -> Option<tilegrad_engine::Result<Tensor>> {
+    pub fn to_tensor(&self, backend: &Arc<dyn Backend>) -> Option<tilegrad_engine::Result<Tensor>> {
         let dtype = match self.dtype {
             FileDtype::F64 => Dtype::F64,
             FileDtype::F32 => Dtype::F32,
@@ -138,9 +135,11 @@ impl TensorFile {
     /// The error is what is wrong, without the path.
     fn parse(bytes: &[u8]) -> std::result::Result<Self, String> {
         if bytes.starts_with(b"PK\x03\x04") {
-            return Err("is a zip archive, as torch.save writes it, not a safetensors file; in Python, \
+            return Err(
+                "is a zip archive, as torch.save writes it, not a safetensors file; in Python, \
                         safetensors.torch.save_file(model.state_dict(), path) makes one"
-                .to_string());
+                    .to_string(),
+            );
         }
         let damaged = |e| format!("is not a whole safetensors file ({} bytes): {e}", bytes.len());
         let (_, header) = SafeTensors::read_metadata(bytes).map_err(damaged)?;
@@ -166,7 +165,8 @@ impl TensorFile {
         Ok(file)
     }
 
-    /// FNV-1a (64 bits) of metadata, names, types, shapes and elements. It finds damage, not forgery.
+    /// FNV-1a (64 bits) of metadata, names, types, shapes and elements. It finds damage, not
+    /// forgery.
     fn checksum(&self) -> String {
         let mut hash = Fnv1a::new();
         for (key, value) in self.metadata.iter().filter(|(key, _)| *key != CHECKSUM) {
@@ -215,7 +215,10 @@ mod tests {
             bytes: bytes.to_vec(),
         };
         TensorFile {
-            metadata: BTreeMap::from([("mean".into(), "0.49 \"q\"".into()), ("a".into(), "".into())]),
+            metadata: BTreeMap::from([
+                ("mean".into(), "0.49 \"q\"".into()),
+                ("a".into(), "".into()),
+            ]),
             tensors: BTreeMap::from([
                 ("a.bytes".into(), tensor(FileDtype::U8, &[3], &[1, 2, 3])),
                 ("b.empty".into(), tensor(FileDtype::F32, &[0, 4], &[])),
@@ -255,8 +258,9 @@ mod tests {
         for bit in 0..8 * good.len() {
             let mut bad = good.clone();
             bad[bit / 8] ^= 1 << (bit % 8);
-            // A flip may turn one blank of the header's padding into another, or rename the checksum's own key (then
-            // it reads as metadata): neither changes a tensor or another entry.
+            // A flip may turn one blank of the header's padding into another, or rename the
+            // checksum's own key (then it reads as metadata): neither changes a tensor or another
+            // entry.
             if let Ok(mut read) = TensorFile::parse(&bad) {
                 let own = |(_, v): (&String, &String)| !v.starts_with("fnv1a64:");
                 let kept: Vec<_> = read.metadata.iter().filter(|e| own(*e)).collect();

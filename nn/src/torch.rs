@@ -1,13 +1,14 @@
 //! PyTorch state dicts, as safetensors.
 //!
-//! Names are equal; two things differ, and [`convert`] is the one place that knows them. PyTorch's images are channels
-//! first (NCHW), ours are channels last (NHWC). So
+//! Names are equal; two things differ, and [`convert`] is the one place that knows them. PyTorch's
+//! images are channels first (NCHW), ours are channels last (NHWC). So
 //!
 //! - a filter is `[c_out, c_in, kh, kw]` there and `[c_out, kh, kw, c_in]` here;
-//! - a linear layer that reads a flattened image has its inputs in the order (c, h, w) there and (h, w, c) here. With
-//!   its weight seen as `[outputs, h, w, c]`, this is the same permutation.
+//! - a linear layer that reads a flattened image has its inputs in the order (c, h, w) there and
+//!   (h, w, c) here. With its weight seen as `[outputs, h, w, c]`, this is the same permutation.
 //!
-//! `num_batches_tracked`, which PyTorch keeps beside running statistics, is ignored on the way in and written as 0.
+//! `num_batches_tracked`, which PyTorch keeps beside running statistics, is ignored on the way in
+//! and written as 0.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -50,7 +51,8 @@ pub fn load_state_dict(
     origin: &str,
 ) -> Result<()> {
     let flattened = model.flattened();
-    // Shapes are checked before the conversion, so that errors show PyTorch's shapes, as the file has them.
+    // Shapes are checked before the conversion, so that errors show PyTorch's shapes, as the file
+    // has them.
     for (name, parameter) in model.parameters() {
         if let Some(data) = dict.get(&name) {
             let expected = torch_shape(&name, &parameter.shape(), &flattened);
@@ -91,8 +93,8 @@ fn torch_shape(name: &str, ours: &[usize], flattened: &[(String, [usize; 3])]) -
     }
 }
 
-/// Converts one tensor between the two layouts. Tensors that are neither filters nor in `flattened` (see
-/// [`Module::flattened`]) stay as they are.
+/// Converts one tensor between the two layouts. Tensors that are neither filters nor in `flattened`
+/// (see [`Module::flattened`]) stay as they are.
 pub fn convert(
     name: &str,
     data: TensorData,
@@ -150,7 +152,10 @@ mod tests {
     #[test]
     fn a_filter_moves_its_channels_and_back() {
         // [c_out 1, kh 1, kw 2, c_in 3]: taps (0, 1), channels a b c
-        let ours = bytes(&[1, 1, 2, 3], b"a0b0c0a1b1c1".chunks(2).map(|p| p[0] + p[1] - b'0').collect::<Vec<_>>().as_slice());
+        let ours = bytes(
+            &[1, 1, 2, 3],
+            b"a0b0c0a1b1c1".chunks(2).map(|p| p[0] + p[1] - b'0').collect::<Vec<_>>().as_slice(),
+        );
         let theirs = convert("w", ours.clone(), &[], Direction::ToTorch);
         assert_eq!(theirs.shape, [1, 3, 1, 2]);
         assert_eq!(theirs.bytes, b"abbccd"); // channel a: taps a, a+1; b: b, b+1; c: c, c+1
@@ -162,7 +167,10 @@ mod tests {
         let flattened = [("fc.weight".to_string(), [1, 2, 2])]; // h 1, w 2, c 2
         let ours = bytes(&[2, 4], b"abcdefgh"); // (w0 c0) (w0 c1) (w1 c0) (w1 c1)
         let theirs = convert("fc.weight", ours.clone(), &flattened, Direction::ToTorch);
-        assert_eq!((theirs.shape.as_slice(), theirs.bytes.as_slice()), (&[2, 4][..], &b"acbdegfh"[..]));
+        assert_eq!(
+            (theirs.shape.as_slice(), theirs.bytes.as_slice()),
+            (&[2, 4][..], &b"acbdegfh"[..])
+        );
         assert_eq!(convert("fc.weight", theirs, &flattened, Direction::FromTorch), ours);
         assert_eq!(convert("other.weight", ours.clone(), &flattened, Direction::ToTorch), ours);
     }

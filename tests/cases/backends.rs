@@ -97,7 +97,9 @@ pub fn backends() -> impl Iterator<Item = &'static TestBackend> {
 pub fn thread_counts() -> &'static [(Isa, [TestBackend; 3])] {
     static LIST: OnceLock<Vec<(Isa, [TestBackend; 3])>> = OnceLock::new();
     LIST.get_or_init(|| {
-        let three = |isa| Some((isa, [cpu_with(isa, 1, None)?, cpu_with(isa, 2, None)?, cpu_with(isa, 5, None)?]));
+        let three = |isa| {
+            Some((isa, [cpu_with(isa, 1, None)?, cpu_with(isa, 2, None)?, cpu_with(isa, 5, None)?]))
+        };
         Isa::ALL.into_iter().filter_map(three).collect()
     })
 }

@@ -54,15 +54,21 @@ pub fn cases() -> Vec<Case> {
                 let inference =
                     Case::new("batch_norm_inference", inputs(shape, residual, true), move |x| {
                         let [x, gamma, beta, mean, var] = std::array::from_fn(|i| &x[i]);
-                        ops::batch_norm_inference(x, gamma, beta, mean, var, None, EPSILON, activation)
+                        ops::batch_norm_inference(
+                            x, gamma, beta, mean, var, None, EPSILON, activation,
+                        )
                     });
                 let inference = match residual {
                     false => inference,
-                    true => Case::new("batch_norm_inference", inputs(shape, true, true), move |x| {
-                        let r = Some(&x[5]);
-                        let [x, gamma, beta, mean, var] = std::array::from_fn(|i| &x[i]);
-                        ops::batch_norm_inference(x, gamma, beta, mean, var, r, EPSILON, activation)
-                    }),
+                    true => {
+                        Case::new("batch_norm_inference", inputs(shape, true, true), move |x| {
+                            let r = Some(&x[5]);
+                            let [x, gamma, beta, mean, var] = std::array::from_fn(|i| &x[i]);
+                            ops::batch_norm_inference(
+                                x, gamma, beta, mean, var, r, EPSILON, activation,
+                            )
+                        })
+                    }
                 };
                 let inference = inference.note(&note).tolerance(Tolerance::sum(rows).times(4.0));
                 if shape == [5, 3] {
@@ -76,7 +82,8 @@ pub fn cases() -> Vec<Case> {
         }
     }
     // A mean far from 0: Σx² - n mean² would cancel catastrophically.
-    let far = Input { values: crate::Values::Normal { mean: 1000.0, std: 1.0 }, ..normal(&[4096, 3]) };
+    let far =
+        Input { values: crate::Values::Normal { mean: 1000.0, std: 1.0 }, ..normal(&[4096, 3]) };
     cases.push(
         Case::many("batch_norm", [far, normal(&[3]), normal(&[3])], |x| {
             let out = ops::batch_norm(&x[0], &x[1], &x[2], None, EPSILON, Activation::Identity)?;
@@ -113,7 +120,10 @@ pub fn errors() -> Vec<ErrorCase> {
         ErrorCase::new("batch_norm", inputs, run, format!("batch_norm: {message}"))
     };
     vec![
-        refuse(inputs(&[3], false, false), "needs more than 1 value a channel when training, got x: [3]"),
+        refuse(
+            inputs(&[3], false, false),
+            "needs more than 1 value a channel when training, got x: [3]",
+        ),
         refuse(
             inputs(&[1, 1, 1, 3], false, false),
             "needs more than 1 value a channel when training, got x: [1, 1, 1, 3]",

@@ -4,7 +4,8 @@ use tilegrad_engine::{Result, Tensor, ops};
 use tilegrad_kernels::philox::{Purpose, Stream};
 
 use crate::{
-    Case, ErrorCase, Input, Special, Tolerance, Values, labels, list, normal, probabilities, uniform,
+    Case, ErrorCase, Input, Special, Tolerance, Values, labels, list, normal, probabilities,
+    uniform,
 };
 
 fn spread(shape: &[usize]) -> Input {
@@ -19,11 +20,22 @@ const ROW_OPS: [(&str, RowOp); 2] = [("softmax", ops::softmax), ("log_softmax", 
 pub fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     for (name, op) in ROW_OPS {
-        let shapes: [&[usize]; 10] =
-            [&[1, 1], &[5], &[3, 10], &[7, 33], &[2, 3, 17], &[2, 1025], &[0, 10], &[3, 0], &[513, 10], &[2000, 100]];
+        let shapes: [&[usize]; 10] = [
+            &[1, 1],
+            &[5],
+            &[3, 10],
+            &[7, 33],
+            &[2, 3, 17],
+            &[2, 1025],
+            &[0, 10],
+            &[3, 0],
+            &[513, 10],
+            &[2000, 100],
+        ];
         for shape in shapes {
             let len = *shape.last().expect("has an axis");
-            let case = Case::new(name, [spread(shape)], move |x| op(&x[0])).tolerance(Tolerance::sum(len).times(4.0));
+            let case = Case::new(name, [spread(shape)], move |x| op(&x[0]))
+                .tolerance(Tolerance::sum(len).times(4.0));
             if shape == [3, 10] {
                 cases.extend(case.with(&Special::ALL));
             }
@@ -31,7 +43,9 @@ pub fn cases() -> Vec<Case> {
         }
         let far = [1e4, 1e4 - 1.0, -1e4, 1e-3, 3e38, -3e38, 0.0, 1.0];
         cases.push(
-            Case::new(name, [list(&[2, 4], &far)], move |x| op(&x[0])).note("far from 0").not_smooth(),
+            Case::new(name, [list(&[2, 4], &far)], move |x| op(&x[0]))
+                .note("far from 0")
+                .not_smooth(),
         );
         cases.push(
             Case::new(name, [list(&[1, 3], &[f64::NEG_INFINITY; 3])], move |x| op(&x[0]))
@@ -60,14 +74,24 @@ pub fn cases() -> Vec<Case> {
     // A confident and wrong model: e^-200 underflows, the loss must be 200 and not infinite.
     let confident = [200.0, 0.0, -200.0, 0.0, 1e4, -1e4];
     cases.push(
-        Case::new("cross_entropy", [list(&[2, 3], &confident), list(&[2], &[2.0, 0.0]).as_i32()], |x| {
-            ops::cross_entropy(&x[0], &x[1], 0.0)
-        })
+        Case::new(
+            "cross_entropy",
+            [list(&[2, 3], &confident), list(&[2], &[2.0, 0.0]).as_i32()],
+            |x| ops::cross_entropy(&x[0], &x[1], 0.0),
+        )
         .note("far from 0"),
     );
-    for (shape, p) in [(vec![], 0.5), (vec![0], 0.5), (vec![7], 0.5), (vec![3, 5], 0.0), (vec![33, 65], 0.3), (vec![40013], 0.9)] {
+    for (shape, p) in [
+        (vec![], 0.5),
+        (vec![0], 0.5),
+        (vec![7], 0.5),
+        (vec![3, 5], 0.0),
+        (vec![33, 65], 0.3),
+        (vec![40013], 0.9),
+    ] {
         let stream = Stream::new(42, Purpose::Dropout, 3, 1);
-        let case = Case::new("dropout", [normal(&shape)], move |x| ops::dropout(&x[0], p, stream)).note(format!("p {p}"));
+        let case = Case::new("dropout", [normal(&shape)], move |x| ops::dropout(&x[0], p, stream))
+            .note(format!("p {p}"));
         cases.push(if p == 0.5 || p == 0.0 { case.exact() } else { case });
     }
     cases

@@ -62,10 +62,12 @@ impl Conv {
             inputs.push(normal(&[self.c_out]));
         }
         let options = self.options;
-        Case::new("conv2d", inputs, move |x| ops::conv2d(&x[0], &x[1], x.get(2), options, activation))
-            .note(format!("{} {activation:?}", self.label()))
-            .tolerance(Tolerance::sum(self.terms()))
-            .exact()
+        Case::new("conv2d", inputs, move |x| {
+            ops::conv2d(&x[0], &x[1], x.get(2), options, activation)
+        })
+        .note(format!("{} {activation:?}", self.label()))
+        .tolerance(Tolerance::sum(self.terms()))
+        .exact()
     }
 }
 
@@ -90,16 +92,26 @@ fn convolutions() -> Vec<Conv> {
                 for dilation in 1..=2 {
                     let (c_in, c_out) = channels[index % channels.len()];
                     let x = [1 + index % 3, 9 + index % 2, 11 - index % 3, c_in];
-                    list.push(conv(x, c_out, kernel).stride(stride).padding(padding).dilation(dilation));
+                    list.push(
+                        conv(x, c_out, kernel).stride(stride).padding(padding).dilation(dilation),
+                    );
                     index += 1;
                 }
             }
         }
     }
     // Groups: 2, 4 and depthwise, also with more output than input channels.
-    for (c_in, c_out, groups) in
-        [(4, 6, 2), (6, 4, 2), (16, 32, 4), (34, 34, 2), (3, 3, 3), (16, 16, 16), (17, 17, 17), (5, 10, 5), (64, 64, 64)]
-    {
+    for (c_in, c_out, groups) in [
+        (4, 6, 2),
+        (6, 4, 2),
+        (16, 32, 4),
+        (34, 34, 2),
+        (3, 3, 3),
+        (16, 16, 16),
+        (17, 17, 17),
+        (5, 10, 5),
+        (64, 64, 64),
+    ] {
         list.push(conv([2, 7, 6, c_in], c_out, [3, 3]).padding(1).groups(groups));
         list.push(conv([1, 8, 9, c_in], c_out, [2, 3]).stride(2).padding(1).groups(groups));
         list.push(conv([2, 5, 5, c_in], c_out, [1, 1]).groups(groups));
@@ -117,8 +129,12 @@ fn convolutions() -> Vec<Conv> {
     for width in [16, 32, 64] {
         list.push(conv([2, 32, 32, 3], width, [3, 3]).padding(1));
     }
-    for (size, width) in [(32, 16), (16, 32), (8, 64), (16, 64), (8, 128), (32, 32), (4, 512), (8, 256)] {
-        list.push(conv([if width > 200 { 1 } else { 2 }, size, size, width], width, [3, 3]).padding(1));
+    for (size, width) in
+        [(32, 16), (16, 32), (8, 64), (16, 64), (8, 128), (32, 32), (4, 512), (8, 256)]
+    {
+        list.push(
+            conv([if width > 200 { 1 } else { 2 }, size, size, width], width, [3, 3]).padding(1),
+        );
     }
     for (size, width) in [(32, 16), (16, 32), (32, 32), (16, 64), (8, 128)] {
         list.push(conv([2, size, size, width], 2 * width, [3, 3]).stride(2).padding(1));
@@ -144,7 +160,9 @@ pub fn cases() -> Vec<Case> {
     }
     cases.extend(small.case(true, Activation::Relu).with(&Special::ALL));
     cases.extend(small.stride(2).case(true, Activation::Relu).with(&[Special::OneNan]));
-    cases.extend(conv([2, 5, 6, 3], 16, [1, 1]).case(false, Activation::Identity).with(&Special::ALL));
+    cases.extend(
+        conv([2, 5, 6, 3], 16, [1, 1]).case(false, Activation::Identity).with(&Special::ALL),
+    );
     cases
 }
 

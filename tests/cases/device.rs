@@ -78,7 +78,12 @@ pub fn errors() -> Vec<ErrorCase> {
             |x| x[0].to_vec::<f32>(),
             "download: expected f32, got i32",
         ),
-        ErrorCase::new("item", [normal(&[3])], |x| x[0].item(), "item: needs one element, got shape [3]"),
+        ErrorCase::new(
+            "item",
+            [normal(&[3])],
+            |x| x[0].item(),
+            "item: needs one element, got shape [3]",
+        ),
         ErrorCase::new(
             "tensor",
             [normal(&[3])],

@@ -2,7 +2,9 @@
 
 use tilegrad_engine::{Result, Tensor, ops};
 
-use crate::{Case, ErrorCase, Input, Special, Tolerance, distinct, list, normal, positive, uniform};
+use crate::{
+    Case, ErrorCase, Input, Special, Tolerance, distinct, list, normal, positive, uniform,
+};
 
 /// Nothing, one, odd, prime, a vector less and more than one, more than a task of 16384.
 const SHAPES: [&[usize]; 8] = [&[0], &[], &[1], &[7], &[3, 5], &[2, 3, 17], &[63, 65], &[16411]];
@@ -49,7 +51,8 @@ fn wide(shape: &[usize]) -> Input {
 
 /// Where exp overflows, where it underflows to subnormal numbers, and the kinks.
 const EXTREMES: [f64; 16] = [
-    0.0, -0.0, 1e-30, -1e-30, 1e-6, 0.5, 1.0, -1.0, 12.0, -12.0, 85.0, -85.0, 88.5, 95.0, -95.0, 1000.0,
+    0.0, -0.0, 1e-30, -1e-30, 1e-6, 0.5, 1.0, -1.0, 12.0, -12.0, 85.0, -85.0, 88.5, 95.0, -95.0,
+    1000.0,
 ];
 
 const BINARY: &[(&str, Binary, bool, fn(&[usize]) -> Input)] = &[
@@ -94,7 +97,12 @@ pub fn cases() -> Vec<Case> {
             cases.push(case);
         }
     }
-    for (name, op) in [("sigmoid", ops::sigmoid as Unary), ("tanh", ops::tanh), ("silu", ops::silu), ("gelu", ops::gelu)] {
+    for (name, op) in [
+        ("sigmoid", ops::sigmoid as Unary),
+        ("tanh", ops::tanh),
+        ("silu", ops::silu),
+        ("gelu", ops::gelu),
+    ] {
         cases.push(extremes(name, op, Tolerance::elementwise(16.0)));
     }
     // The error of e^x in f32 grows with x, which carries a relative error of one rounding only if x is split exactly.
@@ -105,14 +113,18 @@ pub fn cases() -> Vec<Case> {
             .tolerance(Tolerance::relative(8.0)),
     );
     cases.push(
-        Case::new("exp", [list(&[4], &[-1000.0, 1000.0, f64::INFINITY, f64::NEG_INFINITY])], |x| ops::exp(&x[0]))
-            .note("beyond its range")
-            .not_smooth(),
+        Case::new("exp", [list(&[4], &[-1000.0, 1000.0, f64::INFINITY, f64::NEG_INFINITY])], |x| {
+            ops::exp(&x[0])
+        })
+        .note("beyond its range")
+        .not_smooth(),
     );
     cases.push(
-        Case::new("log", [list(&[6], &[1e-38, 1e-20, 0.999, 1.0, 1.001, 3e38])], |x| ops::log(&x[0]))
-            .note("at the ends of its range")
-            .tolerance(Tolerance::elementwise(8.0).times(4.0)),
+        Case::new("log", [list(&[6], &[1e-38, 1e-20, 0.999, 1.0, 1.001, 3e38])], |x| {
+            ops::log(&x[0])
+        })
+        .note("at the ends of its range")
+        .tolerance(Tolerance::elementwise(8.0).times(4.0)),
     );
     cases.push(
         Case::new("log", [list(&[2], &[0.0, -1.0])], |x| ops::log(&x[0]))
@@ -137,14 +149,18 @@ pub fn cases() -> Vec<Case> {
         }
         // One input for both sides: its two gradients add up.
         cases.push(
-            Case::new(name, [input(&[3, 7])], |x| op(&x[0], &x[0])).note("with itself").not_smooth(),
+            Case::new(name, [input(&[3, 7])], |x| op(&x[0], &x[0]))
+                .note("with itself")
+                .not_smooth(),
         );
     }
     let tie = [1.0, 2.0, 3.0, -1.0];
     cases.push(
-        Case::new("max", [list(&[4], &tie), list(&[4], &[1.0, 5.0, 3.0, -2.0])], |x| ops::max(&x[0], &x[1]))
-            .note("with ties")
-            .not_smooth(),
+        Case::new("max", [list(&[4], &tie), list(&[4], &[1.0, 5.0, 3.0, -2.0])], |x| {
+            ops::max(&x[0], &x[1])
+        })
+        .note("with ties")
+        .not_smooth(),
     );
     cases
 }
@@ -170,7 +186,9 @@ pub fn errors() -> Vec<ErrorCase> {
             name,
             [input(&[5]), input(&[0])],
             |x| op(&x[0], &x[1]),
-            format!("{name}: shapes [5] and [0] do not broadcast: sizes 5 and 0 differ and neither is 1"),
+            format!(
+                "{name}: shapes [5] and [0] do not broadcast: sizes 5 and 0 differ and neither is 1"
+            ),
         ));
     }
     errors

@@ -159,7 +159,12 @@ impl Input {
     }
 
     /// The elements as a tensor of `dtype` (or i32), tracked if it is to be.
-    pub fn tensor(&self, backend: &Arc<dyn Backend>, dtype: Dtype, stream: Stream) -> Result<Tensor> {
+    pub fn tensor(
+        &self,
+        backend: &Arc<dyn Backend>,
+        dtype: Dtype,
+        stream: Stream,
+    ) -> Result<Tensor> {
         let data = self.draw(stream);
         let dtype = if self.integer { Dtype::I32 } else { dtype };
         let tensor = tensor_of(backend, &data, &self.shape, dtype)?;
@@ -190,7 +195,8 @@ pub fn tensor_of(
 /// The stream of input number `index` of the case called `label`.
 pub fn stream_of(label: &str, index: usize) -> Stream {
     // FNV-1a: any fixed hash would do.
-    let hash = label.bytes().fold(0x811c_9dc5u32, |h, b| (h ^ u32::from(b)).wrapping_mul(0x0100_0193));
+    let hash =
+        label.bytes().fold(0x811c_9dc5u32, |h, b| (h ^ u32::from(b)).wrapping_mul(0x0100_0193));
     Stream::new(0, Purpose::Test, hash, index as u32)
 }
 

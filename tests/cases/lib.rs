@@ -52,7 +52,16 @@ macro_rules! families {
 
 /// The whole table.
 pub const FAMILIES: &[Family] = families![
-    elementwise, reduce, matmul, conv2d, pool2d, batch_norm, classes, movement, optimizer, device,
+    elementwise,
+    reduce,
+    matmul,
+    conv2d,
+    pool2d,
+    batch_norm,
+    classes,
+    movement,
+    optimizer,
+    device,
 ];
 
 /// All cases of the family called `name`.

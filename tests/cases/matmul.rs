@@ -32,10 +32,12 @@ pub fn cases() -> Vec<Case> {
         for (ta, tb) in [(false, false), (true, false), (false, true), (true, true)] {
             let a = if ta { [k, m] } else { [m, k] };
             let b = if tb { [n, k] } else { [k, n] };
-            let case = Case::new("matmul", [normal(&a), normal(&b)], move |x| ops::matmul(&x[0], &x[1], ta, tb))
-                .note(format!("transposed: {ta}, {tb}"))
-                .tolerance(Tolerance::sum(k.max(m).max(n)))
-                .exact();
+            let case = Case::new("matmul", [normal(&a), normal(&b)], move |x| {
+                ops::matmul(&x[0], &x[1], ta, tb)
+            })
+            .note(format!("transposed: {ta}, {tb}"))
+            .tolerance(Tolerance::sum(k.max(m).max(n)))
+            .exact();
             if [m, k, n] == [13, 17, 31] {
                 cases.extend(case.with(&Special::ALL));
             }
@@ -72,9 +74,14 @@ pub fn cases() -> Vec<Case> {
             );
         }
     }
-    for ([rows, inputs, outputs], lead) in
-        [([1, 1, 1], 1), ([5, 7, 3], 1), ([0, 4, 3], 1), ([6, 64, 10], 2), ([128, 256, 10], 1), ([3, 1031, 129], 1)]
-    {
+    for ([rows, inputs, outputs], lead) in [
+        ([1, 1, 1], 1),
+        ([5, 7, 3], 1),
+        ([0, 4, 3], 1),
+        ([6, 64, 10], 2),
+        ([128, 256, 10], 1),
+        ([3, 1031, 129], 1),
+    ] {
         let x = if lead == 1 { vec![rows, inputs] } else { vec![lead, rows / lead, inputs] };
         let k = rows.max(inputs).max(outputs);
         let run = |x: &[tilegrad_engine::Tensor]| ops::linear(&x[0], &x[1], x.get(2));
@@ -100,7 +107,9 @@ pub fn errors() -> Vec<ErrorCase> {
             "matmul",
             [normal(a), normal(b)],
             |x| ops::matmul(&x[0], &x[1], false, true),
-            format!("matmul: {message} (a: {a:?}, b: {b:?}, transpose_a: false, transpose_b: true)"),
+            format!(
+                "matmul: {message} (a: {a:?}, b: {b:?}, transpose_a: false, transpose_b: true)"
+            ),
         )
     };
     vec![

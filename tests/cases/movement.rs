@@ -14,7 +14,12 @@ pub fn cases() -> Vec<Case> {
             false => integers(shape, -1_000_000_000, 1_000_000_000).as_i32(),
         };
         let mut moved = Vec::new();
-        for (from, to) in [(vec![6], vec![2, 3]), (vec![2, 3], vec![]), (vec![0, 3], vec![5, 0]), (vec![4, 5, 6], vec![20, 6])] {
+        for (from, to) in [
+            (vec![6], vec![2, 3]),
+            (vec![2, 3], vec![]),
+            (vec![0, 3], vec![5, 0]),
+            (vec![4, 5, 6], vec![20, 6]),
+        ] {
             let to = if to.is_empty() { vec![6, 1] } else { to };
             let run = move |x: &[Tensor]| ops::reshape(&x[0], &to);
             moved.push(Case::new("reshape", [input(&from)], run));
@@ -48,7 +53,10 @@ pub fn cases() -> Vec<Case> {
         ];
         for (shapes, axis) in joined {
             let run = move |x: &[Tensor]| ops::concat(&x.iter().collect::<Vec<_>>(), axis);
-            moved.push(Case::new("concat", shapes.iter().map(|s| input(s)), run).note(format!("axis {axis}")));
+            moved.push(
+                Case::new("concat", shapes.iter().map(|s| input(s)), run)
+                    .note(format!("axis {axis}")),
+            );
         }
         let boxes: [(&[usize], &[usize], &[usize]); 7] = [
             (&[], &[], &[]),
@@ -61,7 +69,10 @@ pub fn cases() -> Vec<Case> {
         ];
         for (shape, starts, sizes) in boxes {
             let run = move |x: &[Tensor]| ops::slice(&x[0], starts, sizes);
-            moved.push(Case::new("slice", [input(shape)], run).note(format!("at {starts:?} of size {sizes:?}")));
+            moved.push(
+                Case::new("slice", [input(shape)], run)
+                    .note(format!("at {starts:?} of size {sizes:?}")),
+            );
         }
         let paddings: [(&[usize], &[usize], &[usize], f64); 7] = [
             (&[], &[], &[], 1.0),
@@ -75,14 +86,25 @@ pub fn cases() -> Vec<Case> {
         for (shape, before, after, value) in paddings {
             let value = if float { value } else { value.trunc() };
             let run = move |x: &[Tensor]| ops::pad(&x[0], before, after, value);
-            moved.push(Case::new("pad", [input(shape)], run).note(format!("{before:?} and {after:?} of {value}")));
+            moved.push(
+                Case::new("pad", [input(shape)], run)
+                    .note(format!("{before:?} and {after:?} of {value}")),
+            );
         }
-        for (shape, axis, count) in
-            [(vec![5], 0, 3), (vec![4, 3], 0, 7), (vec![4, 3], 1, 2), (vec![2, 5, 3], 1, 8), (vec![4, 3], 0, 0), (vec![50, 131], 0, 300), (vec![7, 31, 65], 1, 40)]
-        {
+        for (shape, axis, count) in [
+            (vec![5], 0, 3),
+            (vec![4, 3], 0, 7),
+            (vec![4, 3], 1, 2),
+            (vec![2, 5, 3], 1, 8),
+            (vec![4, 3], 0, 0),
+            (vec![50, 131], 0, 300),
+            (vec![7, 31, 65], 1, 40),
+        ] {
             let indices = labels(&[count], shape[axis]);
-            let case = Case::new("gather", [input(&shape), indices], move |x| ops::gather(&x[0], axis, &x[1]))
-                .note(format!("axis {axis}"));
+            let case = Case::new("gather", [input(&shape), indices], move |x| {
+                ops::gather(&x[0], axis, &x[1])
+            })
+            .note(format!("axis {axis}"));
             // An index that is named twice gets the sum of two gradients.
             moved.push(case.tolerance(Tolerance::sum(count)));
         }
@@ -119,8 +141,18 @@ pub fn errors() -> Vec<ErrorCase> {
         ErrorCase::new("concat", inputs, run, format!("concat: {message}"))
     };
     vec![
-        one("permute", &[2, 3], |x| ops::permute(x, &[0, 0]), "[0, 0] is not a permutation of the 2 axes of [2, 3]"),
-        one("permute", &[2, 3], |x| ops::permute(x, &[1]), "[1] is not a permutation of the 2 axes of [2, 3]"),
+        one(
+            "permute",
+            &[2, 3],
+            |x| ops::permute(x, &[0, 0]),
+            "[0, 0] is not a permutation of the 2 axes of [2, 3]",
+        ),
+        one(
+            "permute",
+            &[2, 3],
+            |x| ops::permute(x, &[1]),
+            "[1] is not a permutation of the 2 axes of [2, 3]",
+        ),
         one(
             "slice",
             &[4, 5],

@@ -21,8 +21,16 @@ fn sgd(args: SgdArgs, n: usize, scaled: bool) -> Case {
             &args,
             x.get(6).map(Tensor::buffer),
             &mut [
-                SgdParameter { parameter: p.buffer_mut(), gradient: x[1].buffer(), velocity: v.buffer_mut() },
-                SgdParameter { parameter: q.buffer_mut(), gradient: x[4].buffer(), velocity: w.buffer_mut() },
+                SgdParameter {
+                    parameter: p.buffer_mut(),
+                    gradient: x[1].buffer(),
+                    velocity: v.buffer_mut(),
+                },
+                SgdParameter {
+                    parameter: q.buffer_mut(),
+                    gradient: x[4].buffer(),
+                    velocity: w.buffer_mut(),
+                },
             ],
         )?;
         // x[0] shares its memory with p and must not have changed.
@@ -39,7 +47,8 @@ fn adamw(args: AdamWArgs, n: usize, scaled: bool) -> Case {
         inputs.push(list(&[1], &[0.5]));
     }
     Case::many("adamw_step", inputs, move |x| {
-        let [mut p, mut m, mut v, mut q, mut mq, mut vq] = [0, 2, 3, 4, 6, 7].map(|i| x[i].detach());
+        let [mut p, mut m, mut v, mut q, mut mq, mut vq] =
+            [0, 2, 3, 4, 6, 7].map(|i| x[i].detach());
         let be = p.backend().clone();
         be.adamw_step(
             &args,

@@ -53,13 +53,18 @@ pub fn cases() -> Vec<Case> {
     // The first of equal maxima gets the gradient.
     let tied = [2.0, 2.0, 1.0, 2.0];
     cases.push(
-        Case::new("max_pool2d", [list(&[1, 2, 2, 1], &tied)], |x| ops::max_pool2d(&x[0], [2, 2], [2, 2], [0, 0]))
-            .note("ties")
-            .not_smooth(),
+        Case::new("max_pool2d", [list(&[1, 2, 2, 1], &tied)], |x| {
+            ops::max_pool2d(&x[0], [2, 2], [2, 2], [0, 0])
+        })
+        .note("ties")
+        .not_smooth(),
     );
-    for shape in [[1, 1, 1, 1], [2, 3, 5, 7], [3, 8, 8, 64], [1, 4, 4, 513], [0, 2, 2, 3], [2, 33, 31, 5]] {
-        let case = Case::new("global_avg_pool2d", [normal(&shape)], |x| ops::global_avg_pool2d(&x[0]))
-            .tolerance(Tolerance::sum(shape[1] * shape[2]));
+    for shape in
+        [[1, 1, 1, 1], [2, 3, 5, 7], [3, 8, 8, 64], [1, 4, 4, 513], [0, 2, 2, 3], [2, 33, 31, 5]]
+    {
+        let case =
+            Case::new("global_avg_pool2d", [normal(&shape)], |x| ops::global_avg_pool2d(&x[0]))
+                .tolerance(Tolerance::sum(shape[1] * shape[2]));
         if shape == [2, 3, 5, 7] {
             cases.extend(case.with(&Special::ALL));
         }

@@ -47,7 +47,8 @@ pub fn cases() -> Vec<Case> {
     for &(shape, axes) in LINES {
         let elements: usize = shape.iter().product();
         for &(name, op, input) in OPS {
-            let mut case = Case::new(name, [input(shape)], index(op, axes)).note(format!("axes {axes:?}"));
+            let mut case =
+                Case::new(name, [input(shape)], index(op, axes)).note(format!("axes {axes:?}"));
             case.tolerance = match name {
                 "amax" => Tolerance::EXACT,
                 _ => Tolerance::sum(elements),
@@ -78,8 +79,14 @@ pub fn cases() -> Vec<Case> {
     }
     // Ties: the first position, and equal shares of the gradient.
     let tied = [1.0, 3.0, 3.0, 2.0, 2.0, 2.0, -1.0, -2.0];
-    cases.push(Case::new("argmax", [list(&[2, 4], &tied)], index(ops::argmax, &[1])).note("ties").forward_only());
-    cases.push(Case::new("amax", [list(&[2, 4], &tied)], index(ops::amax, &[1])).note("ties").not_smooth());
+    cases.push(
+        Case::new("argmax", [list(&[2, 4], &tied)], index(ops::argmax, &[1]))
+            .note("ties")
+            .forward_only(),
+    );
+    cases.push(
+        Case::new("amax", [list(&[2, 4], &tied)], index(ops::amax, &[1])).note("ties").not_smooth(),
+    );
     for n in [1, 1000, 40013] {
         cases.push(
             Case::many("sum_squares", [normal(&[n])], |x| {
@@ -103,9 +110,16 @@ pub fn cases() -> Vec<Case> {
 /// What must be refused.
 pub fn errors() -> Vec<ErrorCase> {
     let mut errors = Vec::new();
-    for &(name, op, input) in OPS.iter().chain(&[("argmax", ops::argmax as Reduction, distinct as _)]) {
+    for &(name, op, input) in
+        OPS.iter().chain(&[("argmax", ops::argmax as Reduction, distinct as _)])
+    {
         let mut refuse = |axes: &'static [usize], message: &str| {
-            errors.push(ErrorCase::new(name, [input(&[2, 3])], index(op, axes), format!("{name}: {message}")));
+            errors.push(ErrorCase::new(
+                name,
+                [input(&[2, 3])],
+                index(op, axes),
+                format!("{name}: {message}"),
+            ));
         };
         refuse(&[2], "axis 2 is outside 0..2 (x: [2, 3])");
         refuse(&[0, 0], "axis 0 is named twice");

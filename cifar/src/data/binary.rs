@@ -18,6 +18,9 @@ use super::{CIFAR10_CLASSES, Dataset, Split, hex};
 /// Directories below the given one in which the official archives keep their files.
 const SUBDIRECTORIES: [&str; 2] = ["cifar-10-batches-bin", "cifar-100-binary"];
 
+/// The file of CIFAR-10's class names.
+const CLASS_NAMES: &str = "batches.meta.txt";
+
 /// How the label stands at the start of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum LabelFormat {
@@ -177,7 +180,7 @@ fn with_manifest(dir: &Path, split: Split) -> Result<Layout> {
 }
 
 fn cifar10(dir: &Path, split: Split) -> Result<Layout> {
-    let meta = dir.join("batches.meta.txt");
+    let meta = dir.join(CLASS_NAMES);
     let classes = if meta.is_file() {
         read_names(&meta)?
     } else {
@@ -303,7 +306,7 @@ pub fn write(dir: &Path, train: &Dataset, test: &Dataset) -> Result<()> {
     };
     let mut names = train.classes.join("\n");
     names.push('\n');
-    write_synced(&dir.join("batches.meta.txt"), names.as_bytes())?;
+    write_synced(&dir.join(CLASS_NAMES), names.as_bytes())?;
     write_synced(&dir.join(manifest::FILE_NAME), manifest.to_json().as_bytes())
 }
 
@@ -374,7 +377,17 @@ pub fn check_output(out: &Path, replace: bool) -> Result<()> {
         return Ok(());
     }
     ensure!(replace, "{}: exists and is not empty; name another directory, or --replace it", out.display());
-    let ours = out.join(manifest::FILE_NAME).is_file();
-    ensure!(ours, "{}: holds no data set of ours, so it is not replaced", out.display());
+    let path = out.join(manifest::FILE_NAME);
+    ensure!(path.is_file(), "{}: holds no data set of ours, so it is not replaced", out.display());
+    let manifest = Manifest::read(&path)?;
+    // Replacing removes everything in the directory: only what an import wrote may go.
+    for entry in out.read_dir().with_context(|| format!("cannot read {}", out.display()))? {
+        let entry = entry.with_context(|| format!("cannot read {}", out.display()))?.file_name();
+        let known = entry == manifest::FILE_NAME
+            || entry == CLASS_NAMES
+            || manifest.files.iter().any(|f| entry == f.name.as_str());
+        let entry = entry.display();
+        ensure!(known, "{}: also holds '{entry}', so it is not replaced", out.display());
+    }
     Ok(())
 }

@@ -150,7 +150,7 @@ fn read_images(source: &Path, size: usize) -> Result<(Vec<Item>, Vec<String>, us
     let (mut items, mut bad) = (Vec::new(), Vec::new());
     let others = std::thread::scope(|scope| {
         let (sender, receiver) = sync_channel::<Vec<ImageFile>>(2);
-        let reader = scope.spawn(move || {
+        let reader = scope.spawn(move || -> Result<usize> {
             let mut chunk = Vec::with_capacity(CHUNK);
             let mut bytes = 0;
             let hung_up = || anyhow!("stopped");
@@ -188,9 +188,8 @@ fn read_images(source: &Path, size: usize) -> Result<(Vec<Item>, Vec<String>, us
         reader.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     });
     progress.finish_and_clear();
-    let others: usize = others?;
     bad.sort();
-    Ok((items, bad, others))
+    Ok((items, bad, others?))
 }
 
 /// An image file's bytes as `[size, size, 3]` RGB.

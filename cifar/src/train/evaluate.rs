@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use tilegrad_engine::{Backend, Tensor, no_grad, ops};
-use tilegrad_nn::module::{Context, Module};
+use tilegrad_nn::{Context, Model, Module};
 
 use super::metrics::{Confusion, argmax};
 use crate::loader::Loader;
@@ -28,7 +28,7 @@ impl Evaluation {
 
 /// Classifies all images of `loader`. `None` if `stop` said so between two batches.
 pub fn evaluate(
-    model: &dyn Module,
+    model: &Model,
     backend: &Arc<dyn Backend>,
     loader: &Loader,
     stop: impl Fn() -> bool,

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use tilegrad_nn::module::Module;
+use tilegrad_nn::Model;
 
 use crate::augment::{Augmentation, Mixing};
 use crate::config::{Config, Normalisation};
@@ -77,12 +77,22 @@ pub fn run(compute: &Compute, config: Config, start: Start, limits: Limits) -> R
     outcome
 }
 
-/// Images of a test batch: those of a training batch, so that the memory pool serves both with the same blocks.
-fn loaders(config: &Config, train: Dataset, test: Dataset) -> Result<(Loader, Loader)> {
-    let (mean, std) = match config.normalise {
+/// Mean and standard deviation that images are normalised with.
+fn normalisation(config: &Config, train: &Dataset) -> ([f32; 3], [f32; 3]) {
+    match config.normalise {
         Normalisation::Dataset => train.mean_std(),
         Normalisation::Half => ([0.5; 3], [0.5; 3]),
-    };
+    }
+}
+
+/// Batches of both splits. A test batch has as many images as a training batch: those of a training batch, so that the memory pool serves both with the same blocks.
+fn loaders(
+    config: &Config,
+    train: Dataset,
+    test: Dataset,
+    mean: [f32; 3],
+    std: [f32; 3],
+) -> Result<(Loader, Loader)> {
     let augmentation = Augmentation {
         flip: config.flip,
         crop_padding: config.crop,
@@ -114,10 +124,12 @@ struct Trainer {
     stop: Stop,
     train: Loader,
     test: Loader,
-    model: Box<dyn Module>,
+    model: Model,
     update: Update,
     meta: Meta,
     position: Position,
+    /// Steps that the last save holds.
+    saved_step: u64,
     run: RunDir,
     progress: Progress,
 }
@@ -132,31 +144,25 @@ impl Trainer {
     ) -> Result<Trainer> {
         let (train, test) = load_data(&config)?;
         let fingerprint = format!("{}-{}", train.fingerprint(), test.fingerprint());
-        let (train, test) = loaders(&config, train, test)?;
+        let (mean, std) = normalisation(&config, &train);
+        let (train, test) = loaders(&config, train, test, mean, std)?;
         let data = train.dataset().clone();
-        let model = model::build(
-            &config.model,
-            data.classes.len(),
-            data.size,
-            &compute.backend,
-            config.seed,
-        )?;
+        let model = model::build(&config.model, &data, &compute.backend, config.seed)?;
         let steps_per_epoch = train.batches().div_ceil(config.accumulate) as u64;
-        let mut update = Update::new(&config, &*model, steps_per_epoch)?;
-        let (mean, std) = train.normalisation();
+        let mut update = Update::new(&config, steps_per_epoch);
         let mut meta = Meta::new(&config.model, &data, mean, std, &fingerprint);
         let mut position = Position::default();
         let resumed = matches!(start, Start::Resume(_));
         let run = match start {
             Start::New(out) => {
                 if !config.weights.is_empty() {
-                    model::load_weights(config.weights.as_ref(), &*model)?;
+                    model::load_weights(config.weights.as_ref(), &model)?;
                 }
                 RunDir::create(out.as_deref())?
             }
             Start::Resume(dir) => {
                 let run = RunDir::open(&dir)?;
-                position = checkpoint::load(&run, &*model, &mut update, &mut meta)?;
+                position = checkpoint::load(&run, &model, &mut update, &mut meta)?;
                 run
             }
         };
@@ -172,6 +178,7 @@ impl Trainer {
             model,
             update,
             meta,
+            saved_step: position.step,
             position,
             run,
             progress,
@@ -220,7 +227,7 @@ impl Trainer {
             data.size,
             self.meta.dataset
         ));
-        let parameters = model::trained_parameters(&*self.model);
+        let parameters = self.model.trained_elements();
         self.line(&format!(
             "model  {}: {parameters} parameters; {} epochs of {} steps, batch {}",
             self.config.model,
@@ -283,7 +290,7 @@ impl Trainer {
         drop(batches);
         self.progress.evaluating();
         let stop = self.stop.clone();
-        let evaluation = evaluate(&*self.model, &self.compute.backend, &self.test, || {
+        let evaluation = evaluate(&self.model, &self.compute.backend, &self.test, || {
             stop.exit_code().is_some()
         })?;
         let Some(evaluation) = evaluation else {
@@ -317,7 +324,7 @@ impl Trainer {
         // Best before state: after a crash in between, the resumed run tests this epoch again and writes both.
         if best {
             let path = self.run.best();
-            self.saving(|t| model::save(&path, &*t.model, &t.meta))?;
+            self.saving(|t| Ok(model::checkpoint(&t.model, &t.meta)?.save(&path)?))?;
         }
         self.save()?;
         self.saving(|t| t.run.write_metrics(&t.position.rows))?;
@@ -366,9 +373,11 @@ impl Trainer {
         self.meta.epoch = self.position.epoch;
         self.meta.step = self.position.step;
         self.saving(|t| {
-            checkpoint::save(&t.run, &*t.model, &t.update, &t.meta, &t.position)?;
-            model::save(&t.run.last(), &*t.model, &t.meta)
-        })
+            checkpoint::save(&t.run, &t.model, &t.update, &t.meta, &t.position)?;
+            Ok(model::checkpoint(&t.model, &t.meta)?.save(t.run.last())?)
+        })?;
+        self.saved_step = self.position.step;
+        Ok(())
     }
 
     /// Says about a failed save that what was saved before is still there.

@@ -7,7 +7,7 @@ use tilegrad_nn::schedule::{
     Constant, CosineAnnealing, OneCycle, PerEpoch, Schedule, StepLr, warmup_cosine,
 };
 use tilegrad_nn::{
-    AdamW, AdamWConfig, Model, Optimizer, OptimizerState, ParamGroup, Sgd, SgdConfig, clip,
+    AdamW, AdamWConfig, Model, Optimizer, ParamGroup, Sgd, SgdConfig, clip,
 };
 
 use crate::config::{Config, OptimizerKind, ScheduleKind};
@@ -68,14 +68,14 @@ impl Update {
         Ok(())
     }
 
-    /// What a resumed run needs of the optimizer; the schedule has no state.
-    pub fn state(&self) -> OptimizerState {
-        self.optimizer.state()
+    /// What holds state; the schedule has none.
+    pub fn optimizer(&self) -> &dyn Optimizer {
+        &*self.optimizer
     }
 
-    /// Continues from a saved state, which `origin` names in errors.
-    pub fn load_state(&mut self, model: &Model, state: OptimizerState, origin: &str) -> Result<()> {
-        Ok(self.optimizer.load_state(model, state, origin)?)
+    /// Likewise, to continue from a saved state.
+    pub fn optimizer_mut(&mut self) -> &mut dyn Optimizer {
+        &mut *self.optimizer
     }
 }
 

@@ -140,20 +140,9 @@ fn next_free(runs: &Path) -> Result<PathBuf> {
     bail!("{} holds a million runs; give --out", runs.display())
 }
 
-/// Replaces a file as a whole: a temporary file beside it, synced, then renamed. On failure the old file stays.
+/// Replaces a file as a whole; on failure the old file stays.
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
-    let temporary = path.with_extension(format!("tmp-{}", std::process::id()));
-    let write = || -> std::io::Result<()> {
-        let mut file = File::create(&temporary)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&temporary, path)
-    };
-    write().map_err(|e| {
-        let _ = fs::remove_file(&temporary);
-        e
-    })
-    .with_context(|| format!("cannot write {}", path.display()))
+    Ok(tilegrad_nn::write_atomic(path, |file| file.write_all(bytes))?)
 }
 
 /// The newest `runs/*/weights/best.safetensors` under the current directory.
@@ -168,10 +157,14 @@ pub fn newest_checkpoint() -> Option<PathBuf> {
         .map(|(_, path)| path)
 }
 
-/// The weights that `path` stands for: itself, or of a run's directory the best.
-pub fn checkpoint_in(path: &Path) -> PathBuf {
-    match path.is_dir() {
-        true => path.join("weights/best.safetensors"),
-        false => path.to_path_buf(),
+/// The weights that `path` stands for: itself, or of a run's directory the best, or the last if no epoch is done.
+pub fn checkpoint_in(path: &Path) -> Result<PathBuf> {
+    if !path.is_dir() {
+        return Ok(path.to_path_buf());
     }
+    ["weights/best.safetensors", "weights/last.safetensors"]
+        .iter()
+        .map(|name| path.join(name))
+        .find(|file| file.is_file())
+        .with_context(|| format!("{} holds no weights/best.safetensors", path.display()))
 }

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 use tilegrad_engine::{Gradients, Tensor, ops};
-use tilegrad_nn::module::Context;
+use tilegrad_nn::{Context, Module, clip};
 
 use super::Trainer;
 use super::diagnose;
@@ -45,9 +45,10 @@ impl Trainer {
         let gradients = gradients.unwrap_or_default();
         let (step, lr) = (self.position.step, self.update.lr(self.position.step));
         stats.lr = lr;
-        stats.grad_norm = self.update.norm(&*self.model, &gradients)?;
+        let norm = clip::gradient_norm(&self.model, &gradients)?;
+        stats.grad_norm = norm.item()?;
         if !stats.loss.is_finite() || !stats.grad_norm.is_finite() {
-            let culprit = diagnose::culprit(&*self.model, &gradients)?;
+            let culprit = diagnose::culprit(&self.model, &gradients)?;
             anyhow::bail!(
                 "step {}: the loss is {}, the gradient norm {}, at learning rate {lr:e}; {culprit}; \
                  the last good checkpoint is {} (step {})",
@@ -55,10 +56,10 @@ impl Trainer {
                 stats.loss / stats.images as f64,
                 stats.grad_norm,
                 self.run.state().display(),
-                self.position.saved
+                self.saved_step
             );
         }
-        self.update.step(step, &*self.model, &gradients, stats.grad_norm)?;
+        self.update.step(step, &self.model, &gradients, &norm)?;
         Ok(stats)
     }
 

@@ -4,7 +4,7 @@
 //! With stride s, padding p and dilation d, tap (ky, kx) of output (oy, ox) reads the input at
 //!   iy = oy s + ky d − p,   ix = ox s + kx d − p,
 //! where x = 0 outside the image:
-//!   y[n, oy, ox, o] = act(b[o] + Σ_{ky, kx, c} x[n, iy, ix, c] F[o, ky, kx, c]).
+//!   y[n, oy, ox, o] = act(b_o + Σ_{ky, kx, c} x[n, iy, ix, c] F[o, ky, kx, c]).
 //! OH = ⌊(H + 2p − d (KH − 1) − 1) / s⌋ + 1, and likewise OW. With G groups, output channels are split
 //! into G equal runs, and each sees only its own run of Cin / G input channels.
 //!
@@ -12,7 +12,7 @@
 //! and each tap of F gets g from every output in which it had a part, times its partner in the product:
 //!   dx[n, iy, ix, c] = Σ g[n, oy, ox, o] F[o, ky, kx, c] over all o and taps that read (iy, ix)
 //!   dF[o, ky, kx, c] = Σ_{n, oy, ox} g[n, oy, ox, o] x[n, iy, ix, c]
-//!   db[o]            = Σ_{n, oy, ox} g[n, oy, ox, o]
+//!   db_o             = Σ_{n, oy, ox} g[n, oy, ox, o]
 
 use tilegrad_kernels::{Conv2dArgs, Reduce, ReduceArgs, Unary};
 

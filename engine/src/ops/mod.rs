@@ -100,7 +100,7 @@ fn expect_constant(op: &'static str, name: &str, x: &Tensor) -> Result<()> {
     if x.is_tracked() {
         return Err(Error::argument(
             op,
-            format!("{name} gets no gradient, but is tracked; detach it first"),
+            format!("no gradient reaches {name}, so a tracked tensor must be detached first"),
         ));
     }
     Ok(())

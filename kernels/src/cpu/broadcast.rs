@@ -180,117 +180,113 @@ impl Plan {
 }
 
 /// What is written for each element of the result.
-#[derive(Clone, Copy, PartialEq)]
-enum Output {
-    Value,
-    GradientA,
-    GradientB,
+trait Rule: Copy + Sync {
+    /// Whether `dy` is read; otherwise it is given as 0.
+    const READS_DY: bool;
+    /// The element.
+    fn apply(self, a: f32, b: f32, dy: f32) -> f32;
 }
 
+macro_rules! rule {
+    ($name:ident $(<$f:ident>)?, $reads_dy:expr, |$self:ident, $a:ident, $b:ident, $dy:ident| $value:expr) => {
+        #[derive(Clone, Copy)]
+        struct $name $(<$f>($f))?;
+
+        impl $(<$f: Function>)? Rule for $name $(<$f>)? {
+            const READS_DY: bool = $reads_dy;
+            #[inline(always)]
+            fn apply($self, $a: f32, $b: f32, $dy: f32) -> f32 {
+                $value
+            }
+        }
+    };
+}
+
+rule!(Value<F>, false, |self, a, b, _dy| self.0.value(a, b));
+rule!(GradientA<F>, true, |self, a, b, dy| self.0.gradient_a(a, b, dy));
+rule!(GradientB<F>, true, |self, a, b, dy| self.0.gradient_b(a, b, dy));
+rule!(First, false, |self, a, _b, _dy| a);
+rule!(IsEqual, false, |self, a, b, _dy| if larger(a, b) | larger(b, a) { 0.0 } else { 1.0 });
+rule!(SecondWhere, false, |self, a, b, _dy| if a != 0.0 { b } else { 0.0 });
+
 /// Part of the result, from element `start` on.
-struct Piece<'a, F> {
-    f: F,
-    output: Output,
+struct Piece<'a, R> {
+    rule: R,
     plan: &'a Plan,
     start: usize,
     a: &'a [f32],
     b: &'a [f32],
-    /// As long as `y` where a gradient is wanted.
+    /// As long as `y`, if it is read.
     dy: &'a [f32],
     y: &'a mut [f32],
 }
 
-impl<F: Function> Kernel for Piece<'_, F> {
+impl<R: Rule> Kernel for Piece<'_, R> {
     type Output = ();
     #[inline(always)]
     fn run<V: Vector>(self) {
-        let Piece { f, output, plan, start, a, b, dy, y } = self;
-        match output {
-            Output::Value => {
-                for_each_row(plan, start, y, |at, y, a_at, b_at| {
-                    let _ = at;
-                    row(plan, y, &a[a_at..], &b[b_at..], |a, b| f.value(a, b));
-                });
-            }
-            Output::GradientA => for_each_row(plan, start, y, |at, y, a_at, b_at| {
-                let dy = &dy[at..][..y.len()];
-                row_with_dy(plan, y, &a[a_at..], &b[b_at..], dy, |a, b, dy| f.gradient_a(a, b, dy));
-            }),
-            Output::GradientB => for_each_row(plan, start, y, |at, y, a_at, b_at| {
-                let dy = &dy[at..][..y.len()];
-                row_with_dy(plan, y, &a[a_at..], &b[b_at..], dy, |a, b, dy| f.gradient_b(a, b, dy));
-            }),
-        }
-    }
-}
-
-/// Calls `visit(position in y, row of y, offset in a, offset in b)` for each row.
-#[inline(always)]
-fn for_each_row(
-    plan: &Plan,
-    start: usize,
-    y: &mut [f32],
-    mut visit: impl FnMut(usize, &mut [f32], usize, usize),
-) {
-    let inner = plan.inner();
-    let mut at = 0;
-    for y in y.chunks_mut(inner.max(1)) {
-        let (a, b) = plan.offsets(start + at);
-        let len = y.len();
-        visit(at, y, a, b);
-        at += len;
-    }
-}
-
-#[inline(always)]
-fn row(plan: &Plan, y: &mut [f32], a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> f32) {
-    match plan.runs() {
-        (true, true) => {
-            for ((y, &a), &b) in y.iter_mut().zip(a).zip(b) {
-                *y = f(a, b);
-            }
-        }
-        (true, false) => {
-            let b = b[0];
-            for (y, &a) in y.iter_mut().zip(a) {
-                *y = f(a, b);
-            }
-        }
-        _ => {
-            let a = a[0];
-            for (y, &b) in y.iter_mut().zip(b) {
-                *y = f(a, b);
+        let Piece { rule, plan, start, a, b, dy, y } = self;
+        let inner = plan.inner();
+        for (i, y) in y.chunks_mut(inner).enumerate() {
+            let (at_a, at_b) = plan.offsets(start + i * inner);
+            let (a, b) = (&a[at_a..], &b[at_b..]);
+            let dy = if R::READS_DY { &dy[i * inner..][..y.len()] } else { dy };
+            match plan.runs() {
+                (true, true) => row(rule, y, Run(a), Run(b), dy),
+                (true, false) => row(rule, y, Run(a), One(b[0]), dy),
+                (false, true) => row(rule, y, One(a[0]), Run(b), dy),
+                (false, false) => row(rule, y, One(a[0]), One(b[0]), dy),
             }
         }
     }
 }
 
+/// An input along a row.
+trait Operand {
+    /// Cut or checked to the length of the row, so that `at` is in bounds.
+    fn prepare(self, len: usize) -> Self;
+    /// Element `i`.
+    fn at(&self, i: usize) -> f32;
+}
+
+/// Each element in turn.
+struct Run<'a>(&'a [f32]);
+
+/// One element for all.
+struct One(f32);
+
+impl Operand for Run<'_> {
+    #[inline(always)]
+    fn prepare(self, len: usize) -> Self {
+        Run(&self.0[..len])
+    }
+    #[inline(always)]
+    fn at(&self, i: usize) -> f32 {
+        self.0[i]
+    }
+}
+
+impl Operand for One {
+    #[inline(always)]
+    fn prepare(self, _: usize) -> Self {
+        self
+    }
+    #[inline(always)]
+    fn at(&self, _: usize) -> f32 {
+        self.0
+    }
+}
+
 #[inline(always)]
-fn row_with_dy(
-    plan: &Plan,
-    y: &mut [f32],
-    a: &[f32],
-    b: &[f32],
-    dy: &[f32],
-    f: impl Fn(f32, f32, f32) -> f32,
-) {
-    match plan.runs() {
-        (true, true) => {
-            for (((y, &a), &b), &dy) in y.iter_mut().zip(a).zip(b).zip(dy) {
-                *y = f(a, b, dy);
-            }
+fn row<R: Rule>(rule: R, y: &mut [f32], a: impl Operand, b: impl Operand, dy: &[f32]) {
+    let (a, b) = (a.prepare(y.len()), b.prepare(y.len()));
+    if R::READS_DY {
+        for (i, (y, &dy)) in y.iter_mut().zip(dy).enumerate() {
+            *y = rule.apply(a.at(i), b.at(i), dy);
         }
-        (true, false) => {
-            let b = b[0];
-            for ((y, &a), &dy) in y.iter_mut().zip(a).zip(dy) {
-                *y = f(a, b, dy);
-            }
-        }
-        _ => {
-            let a = a[0];
-            for ((y, &b), &dy) in y.iter_mut().zip(b).zip(dy) {
-                *y = f(a, b, dy);
-            }
+    } else {
+        for (i, y) in y.iter_mut().enumerate() {
+            *y = rule.apply(a.at(i), b.at(i), 0.0);
         }
     }
 }
@@ -317,11 +313,10 @@ impl<F: Function> Kernel for BothGradients<'_, F> {
     }
 }
 
-/// One output of a broadcast function, in the shape of the result.
-fn map<F: Function>(
+/// Applies a rule to every element of the result.
+fn map<R: Rule>(
     cpu: &Cpu,
-    f: F,
-    output: Output,
+    rule: R,
     args: &BroadcastArgs,
     a: &[f32],
     b: &[f32],
@@ -349,8 +344,8 @@ fn map<F: Function>(
     let piece = plan.piece();
     cpu.threads.chunks(memory.slice_mut(len), piece, |i, y| {
         let start = i * piece;
-        let dy = if output == Output::Value { dy } else { &dy[start..][..y.len()] };
-        cpu.isa.run(Piece { f, output, plan: &plan, start, a, b, dy, y })
+        let dy = if R::READS_DY { &dy[start..][..y.len()] } else { dy };
+        cpu.isa.run(Piece { rule, plan: &plan, start, a, b, dy, y })
     });
     Ok(memory.into_buffer::<f32>(len))
 }
@@ -365,7 +360,7 @@ pub fn binary_forward(
 ) -> Result<Buffer> {
     let a = cpu.read::<f32>(op.name(), a, elements(&args.a))?;
     let b = cpu.read::<f32>(op.name(), b, elements(&args.b))?;
-    with_function!(op, f => map(cpu, f, Output::Value, args, a, b, &[]))
+    with_function!(op, f => map(cpu, Value(f), args, a, b, &[]))
 }
 
 /// The gradients that are needed, each in the shape of its input.
@@ -386,24 +381,29 @@ pub fn binary_backward(
         let both = with_function!(op, f => both_gradients(cpu, f, a_data, b_data, dy_data))?;
         return Ok(both.map(Some));
     }
-    let gradient = |output: Output, shape: &[usize]| -> Result<Buffer> {
-        // Of a sum, dy itself is the gradient (shared, not copied), up to its sign.
-        let linear = matches!(op, Binary::Add | Binary::Sub);
+    // Of a sum, dy itself is the gradient (shared, not copied), up to its sign.
+    let linear = matches!(op, Binary::Add | Binary::Sub);
+    let gradient_a = || {
         let full = if linear {
             dy.clone()
         } else {
-            with_function!(op, f => map(cpu, f, output, args, a_data, b_data, dy_data))?
+            with_function!(op, f => map(cpu, GradientA(f), args, a_data, b_data, dy_data))?
         };
-        let summed = sum_to(cpu, name, &args.out, shape, full)?;
-        if op == Binary::Sub && output == Output::GradientB {
+        sum_to(cpu, name, &args.out, &args.a, full)
+    };
+    let gradient_b = || {
+        let full = if linear {
+            dy.clone()
+        } else {
+            with_function!(op, f => map(cpu, GradientB(f), args, a_data, b_data, dy_data))?
+        };
+        let summed = sum_to(cpu, name, &args.out, &args.b, full)?;
+        if op == Binary::Sub {
             return unary_forward(cpu, Unary::Affine { scale: -1.0, shift: 0.0 }, &summed);
         }
         Ok(summed)
     };
-    Ok([
-        needs[0].then(|| gradient(Output::GradientA, &args.a)).transpose()?,
-        needs[1].then(|| gradient(Output::GradientB, &args.b)).transpose()?,
-    ])
+    Ok([needs[0].then(gradient_a).transpose()?, needs[1].then(gradient_b).transpose()?])
 }
 
 /// da and db of equal shapes.
@@ -443,6 +443,32 @@ fn sum_to(
     let args = ReduceArgs { shape: from.to_vec(), reduced };
     let len = elements(from);
     reduce::reduce(cpu, Reduce::Sum, &args, cpu.read::<f32>(op, &x, len)?)
+}
+
+/// x of shape `kept`, repeated to `shape`: sizes of 1 repeat.
+pub fn expand(cpu: &Cpu, shape: &[usize], kept: &[usize], x: &[f32]) -> Result<Buffer> {
+    let args = BroadcastArgs { out: shape.to_vec(), a: kept.to_vec(), b: kept.to_vec() };
+    map(cpu, First, &args, x, x, &[])
+}
+
+/// Gradient of a maximum: each x that equals its y gets an equal part of its dy. x has the shape `args.shape`, y and dy
+/// the kept shape.
+pub fn reduce_max_backward(
+    cpu: &Cpu,
+    args: &ReduceArgs,
+    x: &[f32],
+    y: &[f32],
+    dy: &[f32],
+) -> Result<Buffer> {
+    let op = Reduce::Max.name();
+    let (shape, kept) = (&args.shape, &args.kept_shape());
+    let by_kept = BroadcastArgs { out: shape.clone(), a: shape.clone(), b: kept.clone() };
+    let same = BroadcastArgs { out: kept.clone(), a: kept.clone(), b: kept.clone() };
+    let is_maximum = map(cpu, IsEqual, &by_kept, x, y, &[])?;
+    let is_maximum = cpu.read::<f32>(op, &is_maximum, x.len())?;
+    let ties = reduce::reduce(cpu, Reduce::Sum, args, is_maximum)?;
+    let part = map(cpu, Value(Div), &same, dy, cpu.read::<f32>(op, &ties, y.len())?, &[])?;
+    map(cpu, SecondWhere, &by_kept, is_maximum, cpu.read::<f32>(op, &part, y.len())?, &[])
 }
 
 #[cfg(test)]

@@ -1,0 +1,70 @@
+//! Dropout. Random words come four a Philox block; blocks are computed side by side in vector lanes.
+
+use super::Cpu;
+use super::simd::{Kernel, Vector};
+use super::threads::TASK_ELEMENTS;
+use crate::philox::Stream;
+use crate::*;
+
+/// Blocks computed at once, and the elements they decide on.
+const BLOCKS: usize = 16;
+const ELEMENTS: usize = 4 * BLOCKS;
+
+/// Elements from number `start` on, a multiple of 4.
+struct DropoutKernel<'a> {
+    stream: Stream,
+    threshold: u32,
+    scale: f32,
+    start: usize,
+    x: &'a [f32],
+    y: &'a mut [f32],
+}
+
+impl Kernel for DropoutKernel<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<V: Vector>(self) {
+        let DropoutKernel { stream, threshold, scale, start, x, y } = self;
+        for (i, (y, x)) in y.chunks_mut(ELEMENTS).zip(x.chunks(ELEMENTS)).enumerate() {
+            let first = (start / 4 + i * BLOCKS) as u32;
+            let words = words(&stream, first);
+            for ((y, &x), &word) in y.iter_mut().zip(x).zip(&words) {
+                *y = if word >= threshold { x * scale } else { 0.0 };
+            }
+        }
+    }
+}
+
+/// Words `4 first` to `4 first + 63` of the stream.
+#[inline(always)]
+fn words(stream: &Stream, first: u32) -> [u32; ELEMENTS] {
+    let mut lanes = [[0u32; BLOCKS]; 4];
+    for i in 0..BLOCKS {
+        let block = stream.block(first.wrapping_add(i as u32));
+        for (lanes, word) in lanes.iter_mut().zip(block) {
+            lanes[i] = word;
+        }
+    }
+    let mut words = [0; ELEMENTS];
+    for (i, words) in words.chunks_exact_mut(4).enumerate() {
+        for (word, lanes) in words.iter_mut().zip(&lanes) {
+            *word = lanes[i];
+        }
+    }
+    words
+}
+
+/// y[i] = x[i] / (1 - p) where word i of the stream reaches the threshold, else 0.
+pub fn dropout(cpu: &Cpu, args: &DropoutArgs, x: &Buffer) -> Result<Buffer> {
+    let &DropoutArgs { len, stream, .. } = args;
+    let x = cpu.read::<f32>("dropout", x, len)?;
+    let mut memory = cpu.alloc::<f32>(len)?;
+    // Ten rounds cost more than memory does.
+    let piece = TASK_ELEMENTS / 4;
+    cpu.threads.chunks(memory.slice_mut(len), piece, |i, y| {
+        let (start, x) = (i * piece, &x[i * piece..][..y.len()]);
+        let (threshold, scale) = (args.threshold(), args.scale() as f32);
+        cpu.isa.run(DropoutKernel { stream, threshold, scale, start, x, y })
+    });
+    Ok(memory.into_buffer::<f32>(len))
+}

@@ -18,12 +18,6 @@ pub const MR_WIDE: usize = 14;
 /// The same for 16 registers: 4 x 2 accumulators, 2 of B, 1 broadcast.
 pub const MR_NARROW: usize = 4;
 
-/// Rows of a packed A panel for vector type `V`.
-#[inline(always)]
-pub const fn panel_rows<V: Vector>() -> usize {
-    if V::LANES >= 16 { MR_WIDE } else { MR_NARROW }
-}
-
 /// acc + A B for `k` outer products.
 ///
 /// # Safety
@@ -75,7 +69,12 @@ pub unsafe fn load_tile<V: Vector, const MR: usize, const NV: usize>(
     std::array::from_fn(|i| {
         std::array::from_fn(|j| {
             // SAFETY: granted by the caller.
-            unsafe { V::load_partial(c.add(i * c_row + j * V::LANES), columns.saturating_sub(j * V::LANES)) }
+            unsafe {
+                V::load_partial(
+                    c.add(i * c_row + j * V::LANES),
+                    columns.saturating_sub(j * V::LANES),
+                )
+            }
         })
     })
 }
@@ -236,15 +235,6 @@ impl Kernel for PackColumns<'_> {
             }
         }
     }
-}
-
-/// What happens to a finished tile of a GEMM.
-#[derive(Clone, Copy)]
-pub struct Epilogue<'a> {
-    /// Added to every row, one value a column of the whole result.
-    pub bias: Option<&'a [f32]>,
-    /// max(·, 0) last.
-    pub relu: bool,
 }
 
 /// One block of a packed GEMM: rows of packed A panels times packed B panels, into C.

@@ -24,7 +24,7 @@ mod transfer;
 
 use std::sync::Arc;
 
-use crate::host::{self, HostMemory, MemoryStats, Pool};
+use crate::host::{self, HostMemory, Pool};
 use crate::*;
 pub use conv2d::ConvAlgorithm;
 use simd::Isa;

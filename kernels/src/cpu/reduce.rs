@@ -13,7 +13,7 @@ use super::broadcast::{larger, nan_max};
 use super::simd::{Kernel, Vector};
 use super::threads::TASK_ELEMENTS;
 use super::tiles::{RowSums, TILE, fold_repeats};
-use super::{Cpu, movement};
+use super::{Cpu, broadcast, movement};
 use crate::*;
 
 /// Accumulators along a row: enough independent additions to hide their latency in any instruction set.
@@ -299,6 +299,35 @@ pub fn reduce(cpu: &Cpu, op: Reduce, args: &ReduceArgs, x: &[f32]) -> Result<Buf
 /// Sum, mean or maximum over axes.
 pub fn forward(cpu: &Cpu, op: Reduce, args: &ReduceArgs, x: &Buffer) -> Result<Buffer> {
     reduce(cpu, op, args, cpu.read::<f32>(op.name(), x, elements(&args.shape))?)
+}
+
+/// dx from dy; `saved` is (x, y) of a maximum.
+pub fn backward(
+    cpu: &Cpu,
+    op: Reduce,
+    args: &ReduceArgs,
+    saved: Option<(&Buffer, &Buffer)>,
+    dy: &Buffer,
+) -> Result<Buffer> {
+    let (name, len) = (op.name(), args.out_elements());
+    let dy = cpu.read::<f32>(name, dy, len)?;
+    if op == Reduce::Max {
+        let Some((x, y)) = saved else {
+            return Err(Error::argument(name, "the backward pass needs x and y, got neither"));
+        };
+        let x = cpu.read::<f32>(name, x, elements(&args.shape))?;
+        return broadcast::reduce_max_backward(cpu, args, x, cpu.read::<f32>(name, y, len)?, dy);
+    }
+    if op == Reduce::Sum {
+        return broadcast::expand(cpu, &args.shape, &args.kept_shape(), dy);
+    }
+    let n = args.reduced_elements() as f32;
+    let mut part = cpu.alloc::<f32>(len)?;
+    let part = part.slice_mut::<f32>(len);
+    for (part, &dy) in part.iter_mut().zip(dy) {
+        *part = dy / n;
+    }
+    broadcast::expand(cpu, &args.shape, &args.kept_shape(), part)
 }
 
 /// Σ x²

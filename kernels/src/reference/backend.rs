@@ -10,7 +10,7 @@ use super::{
 use crate::*;
 
 impl Backend for Reference {
-    // --- The device and its memory -----------------------------------------------------------------
+    // --- The device and its memory --------------------------------------------------------------
 
     fn device(&self) -> Device {
         Device::Reference
@@ -48,7 +48,7 @@ impl Backend for Reference {
         self.memory.reset_peak();
     }
 
-    // --- Elementwise -------------------------------------------------------------------------------
+    // --- Elementwise ----------------------------------------------------------------------------
 
     fn unary_forward(&self, op: Unary, x: &Buffer) -> Result<Buffer> {
         floats!(op.name(), x, F => {
@@ -111,7 +111,7 @@ impl Backend for Reference {
         })
     }
 
-    // --- Reductions --------------------------------------------------------------------------------
+    // --- Reductions -----------------------------------------------------------------------------
 
     fn reduce_forward(&self, op: Reduce, args: &ReduceArgs, x: &Buffer) -> Result<Buffer> {
         floats!(op.name(), x, F => {
@@ -147,7 +147,7 @@ impl Backend for Reference {
         })
     }
 
-    // --- Products ----------------------------------------------------------------------------------
+    // --- Products -------------------------------------------------------------------------------
 
     fn matmul(
         &self,
@@ -207,7 +207,7 @@ impl Backend for Reference {
         })
     }
 
-    // --- Pooling -----------------------------------------------------------------------------------
+    // --- Pooling --------------------------------------------------------------------------------
 
     fn max_pool2d_forward(&self, args: &Pool2dArgs, x: &Buffer) -> Result<(Buffer, Buffer)> {
         const OP: &str = "max_pool2d";
@@ -252,7 +252,7 @@ impl Backend for Reference {
         })
     }
 
-    // --- Normalisation -----------------------------------------------------------------------------
+    // --- Normalisation --------------------------------------------------------------------------
 
     fn batch_norm_forward(
         &self,
@@ -334,7 +334,7 @@ impl Backend for Reference {
         })
     }
 
-    // --- Rows of classes ---------------------------------------------------------------------------
+    // --- Rows of classes ------------------------------------------------------------------------
 
     fn softmax_forward(&self, rows: Rows, x: &Buffer) -> Result<Buffer> {
         const OP: &str = "softmax";
@@ -406,7 +406,7 @@ impl Backend for Reference {
         })
     }
 
-    // --- Dropout -----------------------------------------------------------------------------------
+    // --- Dropout --------------------------------------------------------------------------------
 
     fn dropout(&self, args: &DropoutArgs, x: &Buffer) -> Result<Buffer> {
         const OP: &str = "dropout";
@@ -416,7 +416,7 @@ impl Backend for Reference {
         })
     }
 
-    // --- Movement of elements ----------------------------------------------------------------------
+    // --- Movement of elements -------------------------------------------------------------------
 
     fn permute(&self, args: &PermuteArgs, x: &Buffer) -> Result<Buffer> {
         const OP: &str = "permute";
@@ -476,7 +476,7 @@ impl Backend for Reference {
         })
     }
 
-    // --- Optimizers --------------------------------------------------------------------------------
+    // --- Optimizers -----------------------------------------------------------------------------
 
     fn sgd_step(
         &self,

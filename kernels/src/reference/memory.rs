@@ -40,8 +40,7 @@ macro_rules! dtypes {
     };
 }
 
-/// Runs `$body` with `$F` standing for the float type of a buffer; `$op` is not supported on
-/// others.
+/// The same for the float type of a buffer; `$op` is not supported on others.
 macro_rules! floats {
     ($op:expr, $x:expr, $F:ident => $body:expr) => {
         match $x.dtype() {

@@ -40,8 +40,9 @@ pub fn sgd_step<F: Float>(
 /// One step of AdamW (Loshchilov and Hutter 2019, Algorithm 2). With g = scale · gradient and t
 /// the step from 1 on:
 ///
-///   m = beta1 m + (1 - beta1) g,   v = beta2 v + (1 - beta2) g²,
-///   p -= lr weight_decay p + lr m̂ / (sqrt(v̂) + epsilon),   m̂ = m / (1 - beta1^t),   v̂ = v / (1 - beta2^t)
+///   m = beta1 m + (1 - beta1) g,   m̂ = m / (1 - beta1^t),
+///   v = beta2 v + (1 - beta2) g²,  v̂ = v / (1 - beta2^t),
+///   p -= lr weight_decay p + lr m̂ / (sqrt(v̂) + epsilon)
 pub fn adamw_step<F: Float>(
     args: &AdamWArgs,
     scale: F,

@@ -1,5 +1,5 @@
-//! The models: images `[N, H, W, C]` in, logits `[N, classes]` out. Parameter names are those of the PyTorch models
-//! that `scripts/golden_names.py` defines.
+//! The models: images `[N, H, W, C]` in, logits `[N, classes]` out. Parameter names are those of
+//! the PyTorch models that `scripts/golden_names.py` defines.
 
 mod resnet;
 mod simple_cnn;
@@ -16,18 +16,21 @@ use crate::init::Rng;
 use crate::module::{Context, LayerRow, Module, Parameter};
 use crate::sequential::Sequential;
 
-/// Which model. Written `simple-cnn`, `simple-cnn-bn`, `simple-cnn-gap`, `resnet20`, `resnet-guide`, `resnet18`.
+/// Which model. Written `simple-cnn`, `simple-cnn-bn`, `simple-cnn-gap`, `resnet20`,
+/// `resnet-guide`, `resnet18`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ModelKind {
-    /// The guide's two convolutions (32, 64), each with relu and 2x2 max pooling, and two linear layers.
+    /// The guide's two convolutions (32, 64), each with relu and 2x2 max pooling, and two linear
+    /// layers.
     SimpleCnn,
     /// The same with batch normalisation after each convolution.
     SimpleCnnBn,
-    /// The same features with batch normalisation, then global average pooling and one linear layer.
+    /// The same features with batch normalisation, then global average pooling and one linear
+    /// layer.
     SimpleCnnGap,
-    /// He et al. 2016, §4.2, n = 3: widths 16-32-64, three blocks a stage, with 1x1 convolutions as shortcuts where
-    /// shapes change.
+    /// He et al. 2016, §4.2, n = 3: widths 16-32-64, three blocks a stage, with 1x1 convolutions as
+    /// shortcuts where shapes change.
     Resnet20,
     /// The guide's residual network: widths 32-64-128, three blocks a stage (20 layers).
     ResnetGuide,
@@ -92,8 +95,8 @@ pub struct ModelConfig {
 }
 
 impl ModelConfig {
-    /// For CIFAR's 32 x 32 colour images; dropout as the guide has it: 0.5 in the two models with two linear layers,
-    /// none in the others.
+    /// For CIFAR's 32 x 32 colour images; dropout as the guide has it: 0.5 in the two models with
+    /// two linear layers, none in the others.
     pub fn new(kind: ModelKind, classes: usize) -> Self {
         let dropout = match kind {
             ModelKind::SimpleCnn | ModelKind::SimpleCnnBn => 0.5,
@@ -136,8 +139,8 @@ pub struct Model {
 }
 
 impl Model {
-    /// f32 weights drawn from `seed`: those of residual convolutions by He et al.'s rule (normal, fan-out, as
-    /// torchvision draws them), all others as PyTorch draws them by default.
+    /// f32 weights drawn from `seed`: those of residual convolutions by He et al.'s rule (normal,
+    /// fan-out, as torchvision draws them), all others as PyTorch draws them by default.
     pub fn new(backend: &Arc<dyn Backend>, config: ModelConfig, seed: u64) -> EngineResult<Self> {
         Self::with_rng(backend, config, &mut Rng::new(seed))
     }

@@ -1,5 +1,6 @@
-//! Residual networks for small images (He et al. 2016): a 3x3 stem, stages of basic blocks, each stage but the first
-//! at half the resolution of the one before, global average pooling, one linear layer.
+//! Residual networks for small images (He et al. 2016): a 3x3 stem, stages of basic blocks, each
+//! stage but the first at half the resolution of the one before, global average pooling, one linear
+//! layer.
 
 use std::sync::Arc;
 
@@ -15,8 +16,8 @@ use crate::pooling::GlobalAvgPool2d;
 use crate::residual::BasicBlock;
 use crate::sequential::Sequential;
 
-/// One stage a width, `blocks` blocks in each; the stem has the first width. Convolutions have no bias: batch
-/// normalisation follows each of them and would subtract it again.
+/// One stage a width, `blocks` blocks in each; the stem has the first width. Convolutions have no
+/// bias: batch normalisation follows each of them and would subtract it again.
 pub(super) fn resnet(
     backend: &Arc<dyn Backend>,
     config: &ModelConfig,

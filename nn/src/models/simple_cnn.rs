@@ -31,11 +31,11 @@ pub(super) fn flattened(config: &ModelConfig) -> (String, [usize; 3]) {
     ("classifier.0.weight".to_string(), features_shape(config))
 }
 
-/// conv 3x3, relu, max pooling by 2; twice. PyTorch's indices 1 and 4 are the relus, which run inside the convolutions.
+/// conv 3x3, relu, max pooling by 2; twice. PyTorch's indices 1 and 4 are the relus, which run
+/// inside the convolutions.
 fn features(backend: &Arc<dyn Backend>, channels: usize, rng: &mut Rng) -> Result<Sequential> {
-    let conv = |c_in, c_out| {
-        Conv2dConfig::new(c_in, c_out, 3).padding(1).activation(Activation::Relu)
-    };
+    let conv =
+        |c_in, c_out| Conv2dConfig::new(c_in, c_out, 3).padding(1).activation(Activation::Relu);
     Ok(Sequential::new()
         .with("0", Conv2d::new(backend, conv(channels, WIDTHS[0]), rng)?)
         .with("2", MaxPool2d::new(2))
@@ -43,7 +43,8 @@ fn features(backend: &Arc<dyn Backend>, channels: usize, rng: &mut Rng) -> Resul
         .with("5", MaxPool2d::new(2)))
 }
 
-/// conv 3x3, batch norm, relu, max pooling by 2; twice. Indices 2 and 6 are the relus, inside the batch norms.
+/// conv 3x3, batch norm, relu, max pooling by 2; twice. Indices 2 and 6 are the relus, inside the
+/// batch norms.
 fn features_bn(backend: &Arc<dyn Backend>, channels: usize, rng: &mut Rng) -> Result<Sequential> {
     let dtype = rng.dtype();
     let bn = |c| Ok(BatchNorm2d::new(backend, dtype, c)?.with_activation(Activation::Relu));
@@ -79,7 +80,8 @@ pub(super) fn simple_cnn(
         .with("classifier", classifier))
 }
 
-/// `simple-cnn-gap`: global average pooling leaves 64 numbers an image, so one small linear layer is enough.
+/// `simple-cnn-gap`: global average pooling leaves 64 numbers an image, so one small linear layer
+/// is enough.
 pub(super) fn simple_cnn_gap(
     backend: &Arc<dyn Backend>,
     config: &ModelConfig,

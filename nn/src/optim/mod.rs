@@ -20,11 +20,13 @@ pub trait Optimizer: Send {
     /// `sgd` or `adamw`: the name in checkpoints.
     fn name(&self) -> &'static str;
 
-    /// One step. `setting` gives the learning rate and, if it has one, the momentum (AdamW's β1) of this step;
-    /// gradients are first multiplied by `gradient_scale` (one element, see [`crate::clip`]) if given.
+    /// One step. `setting` gives the learning rate and, if it has one, the momentum (AdamW's β1) of
+    /// this step; gradients are first multiplied by `gradient_scale` (one element, see
+    /// [`crate::clip`]) if given.
     ///
-    /// Parameters without a gradient, and those that no group selects, stay as they are. Values are changed in place
-    /// where nobody else holds them, so drop snapshots and the tape first: [`Tensor::backward`] has used it up.
+    /// Parameters without a gradient, and those that no group selects, stay as they are. Values are
+    /// changed in place where nobody else holds them, so drop snapshots and the tape first:
+    /// [`Tensor::backward`] has used it up.
     fn step(
         &mut self,
         model: &dyn Module,
@@ -36,14 +38,10 @@ pub trait Optimizer: Send {
     /// All that a continued run needs, by name.
     fn state(&self) -> OptimizerState;
 
-    /// Continues from `state`, which was taken from a run of the same optimizer on the same model. `origin` names it
-    /// in errors. Nothing changes if there is an error.
-    fn load_state(
-        &mut self,
-        model: &dyn Module,
-        state: OptimizerState,
-        origin: &str,
-    ) -> Result<()>;
+    /// Continues from `state`, which was taken from a run of the same optimizer on the same model.
+    /// `origin` names it in errors. Nothing changes if there is an error.
+    fn load_state(&mut self, model: &dyn Module, state: OptimizerState, origin: &str)
+    -> Result<()>;
 }
 
 /// State of an optimizer.
@@ -93,7 +91,8 @@ impl ParamGroup {
         vec![Self::new(|_, _| true, weight_decay)]
     }
 
-    /// Weights are decayed; biases and normalisations are not, since shrinking them regularises nothing.
+    /// Weights are decayed; biases and normalisations are not, since shrinking them regularises
+    /// nothing.
     pub fn decay_weights_only(weight_decay: f64) -> Vec<ParamGroup> {
         vec![
             Self::of_roles(&[Role::Weight], weight_decay),

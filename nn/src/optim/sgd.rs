@@ -28,7 +28,8 @@ impl Default for SgdConfig {
     }
 }
 
-/// v = momentum v + (1 − dampening) (g + λ p);   p −= lr (g + λ p + momentum v if Nesterov, else v).
+/// v = momentum v + (1 − dampening) (g + λ p);   p −= lr (g + λ p + momentum v if Nesterov, else
+/// v).
 ///
 /// As PyTorch defines it: the learning rate multiplies the velocity, and is not part of it.
 pub struct Sgd {

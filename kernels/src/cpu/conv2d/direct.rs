@@ -150,7 +150,9 @@ pub fn backward_data(
                 let pairs: Vec<_> =
                     rows.iter().flat_map(|&r| columns.iter().map(move |&c| (r, c))).collect();
                 let mut terms = vec![0.0; pairs.len() * kg * cg];
-                for (term, ((ky, _), (kx, _))) in terms.chunks_exact_mut((kg * cg).max(1)).zip(&pairs) {
+                for (term, ((ky, _), (kx, _))) in
+                    terms.chunks_exact_mut((kg * cg).max(1)).zip(&pairs)
+                {
                     for (co, line) in term.chunks_exact_mut(cg).enumerate() {
                         let start = (((g * kg + co) * args.kh + ky) * args.kw + kx) * cg;
                         line.copy_from_slice(&filter[start..start + cg]);
@@ -264,7 +266,8 @@ fn run(
         return Ok(());
     }
     let frame = plans.iter().map(|p| p.frame.elements()).max().unwrap_or(0);
-    let group = (FRAME_BYTES / (4 * frame.max(1))).clamp(1, images.div_ceil(2 * cpu.threads.count()).max(1));
+    let group = (FRAME_BYTES / (4 * frame.max(1)))
+        .clamp(1, images.div_ceil(2 * cpu.threads.count()).max(1));
     // Rows are shared out too where there are fewer images than threads.
     let tasks = images.div_ceil(group);
     let bands = if tasks >= cpu.threads.count() { 1 } else { 2 * cpu.threads.count() };
@@ -414,8 +417,7 @@ impl<V: Vector, const NV: usize> Tiles<V, NV> for RowTiles<'_> {
             if let Some(bias) = self.bias {
                 for j in 0..NV {
                     let start = j * V::LANES;
-                    let bias =
-                        V::load_partial(bias.add(start), self.columns.saturating_sub(start));
+                    let bias = V::load_partial(bias.add(start), self.columns.saturating_sub(start));
                     for row in &mut acc {
                         row[j] = row[j].add(bias);
                     }

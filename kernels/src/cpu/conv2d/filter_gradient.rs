@@ -18,6 +18,8 @@ use crate::{Conv2dArgs, Result};
 /// Partial sums, at most; fewer where they would take more than this many elements.
 const GROUPS: usize = 16;
 const PARTIAL_ELEMENTS: usize = 8 << 20;
+/// Frames and gradients of the images that a tile sums over at a time.
+const FRAME_BYTES: usize = 384 * 1024;
 
 /// dfilter from x and dy.
 pub fn direct(cpu: &Cpu, args: &Conv2dArgs, x: &[f32], dy: &[f32], dw: &mut [f32]) -> Result<()> {
@@ -101,39 +103,45 @@ fn partial_sum(
         height: args.h + 2 * o.padding[0],
         width,
     };
-    let mut memory = cpu.alloc::<f32>(frame.elements())?;
-    let framed = memory.slice_mut::<f32>(frame.elements());
-    sum.fill(0.0);
+    // As many images at a time as fit L2 with their share of dy: the sums stay in registers over all of them.
     let (x_image, y_image) = (args.h * args.w * args.c_in, args.oh * args.ow * args.c_out);
+    let batch = (FRAME_BYTES / (4 * (frame.elements() + y_image).max(1))).clamp(1, count.max(1));
+    let mut memory = cpu.alloc::<f32>(batch * frame.elements())?;
+    let framed = memory.slice_mut::<f32>(batch * frame.elements());
+    sum.fill(0.0);
+    if x_image == 0 {
+        return Ok(()); // An image without pixels: only padding was seen.
+    }
     let group_size = args.kh * args.kw * cg * kg;
-    for image in first..first + count {
-        let x = &x[image * x_image..(image + 1) * x_image];
-        let dy = &dy[image * y_image..(image + 1) * y_image];
+    for start in (first..first + count).step_by(batch) {
+        let images = batch.min(first + count - start);
+        let x = &x[start * x_image..(start + images) * x_image];
+        let dy = &dy[start * y_image..(start + images) * y_image];
         for (g, sum) in sum.chunks_exact_mut(group_size.max(1)).enumerate() {
             frame.first = g * cg;
-            let frame_data = if frame.is_identity() {
-                x
-            } else {
-                frame.fill(x, framed);
-                &*framed
-            };
-            cpu.isa.run(ImageGradient { args, frame: frame_data, width, dy, co: g * kg, sum });
+            if !frame.is_identity() {
+                let frames = framed.chunks_exact_mut(frame.elements());
+                x.chunks_exact(x_image).zip(frames).for_each(|(image, out)| frame.fill(image, out));
+            }
+            let frames = if frame.is_identity() { x } else { &*framed };
+            cpu.isa.run(ImageGradients { args, images, frames, width, dy, co: g * kg, sum });
         }
     }
     Ok(())
 }
 
-/// Adds one image's share to `sum`, `[taps][run][kg]`.
-struct ImageGradient<'a> {
+/// Adds the share of some images to `sum`, `[taps][run][kg]`.
+struct ImageGradients<'a> {
     args: &'a Conv2dArgs,
-    frame: &'a [f32],
+    images: usize,
+    frames: &'a [f32],
     width: usize,
     dy: &'a [f32],
     co: usize,
     sum: &'a mut [f32],
 }
 
-impl Kernel for ImageGradient<'_> {
+impl Kernel for ImageGradients<'_> {
     type Output = ();
 
     #[inline(always)]
@@ -147,7 +155,7 @@ impl Kernel for ImageGradient<'_> {
     }
 }
 
-impl ImageGradient<'_> {
+impl ImageGradients<'_> {
     #[inline(always)]
     fn columns<V: Vector, const NV: usize>(self, kg: usize) {
         let (a, o) = (self.args, &self.args.options);
@@ -157,8 +165,11 @@ impl ImageGradient<'_> {
         let row_step = o.stride[0] * self.width * cg;
         let pixel_step = o.stride[1] * cg;
         let reach = ((a.kh - 1) * o.dilation[0] * self.width + (a.kw - 1) * o.dilation[1] + 1) * cg;
-        assert!((a.oh - 1) * row_step + (a.ow - 1) * pixel_step + reach <= self.frame.len());
-        assert!(self.dy.len() == a.oh * a.ow * a.c_out && self.co + kg <= a.c_out);
+        let frame = (a.h + 2 * o.padding[0]) * self.width * cg;
+        let dy_image = a.oh * a.ow * a.c_out;
+        assert!((a.oh - 1) * row_step + (a.ow - 1) * pixel_step + reach <= frame);
+        assert!(self.frames.len() >= self.images * frame);
+        assert!(self.dy.len() == self.images * dy_image && self.co + kg <= a.c_out);
         assert!(self.sum.len() == a.kh * across * run * kg);
         for tap in 0..a.kh * across {
             let offset =
@@ -166,11 +177,14 @@ impl ImageGradient<'_> {
             for j in (0..kg).step_by(NV * V::LANES) {
                 let columns = (kg - j).min(NV * V::LANES);
                 let tiles = TapTiles {
-                    a: self.frame[offset..].as_ptr(),
+                    a: self.frames[offset..].as_ptr(),
                     b: self.dy[self.co + j..].as_ptr(),
                     c: self.sum[tap * run * kg + j..].as_mut_ptr(),
                     c_row: kg,
                     columns,
+                    images: self.images,
+                    frame,
+                    dy_image,
                     rows: a.oh,
                     pixels: a.ow,
                     row_step,
@@ -192,6 +206,9 @@ struct TapTiles {
     c: *mut f32,
     c_row: usize,
     columns: usize,
+    images: usize,
+    frame: usize,
+    dy_image: usize,
     rows: usize,
     pixels: usize,
     row_step: usize,
@@ -207,9 +224,11 @@ impl<V: Vector, const NV: usize> Tiles<V, NV> for TapTiles {
         unsafe {
             let c = self.c.add(row * self.c_row);
             let mut acc = load_tile::<V, MR, NV>(c, self.c_row, self.columns);
-            for y in 0..self.rows {
-                let a = (self.a.add(y * self.row_step + row), 1, self.pixel_step);
-                let b = (self.b.add(y * self.dy_row), self.dy_pixel);
+            for line in 0..self.images * self.rows {
+                let (image, y) = (line / self.rows, line % self.rows);
+                let a = self.a.add(image * self.frame + y * self.row_step + row);
+                let a = (a, 1, self.pixel_step);
+                let b = (self.b.add(image * self.dy_image + y * self.dy_row), self.dy_pixel);
                 acc = if self.columns == NV * V::LANES {
                     outer_products::<V, MR, NV, false>(acc, self.pixels, a, b, self.columns)
                 } else {

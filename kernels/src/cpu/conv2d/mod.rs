@@ -12,7 +12,6 @@ mod direct;
 mod filter_gradient;
 mod padding;
 mod winograd;
-mod winograd_filter;
 
 use std::fmt;
 use std::str::FromStr;
@@ -117,7 +116,7 @@ pub fn backward_filter(cpu: &Cpu, args: &Conv2dArgs, x: &Buffer, dy: &Buffer) ->
     let out = dw.slice_mut(args.filter_elements());
     match choose(cpu, args) {
         ConvAlgorithm::Direct => filter_gradient::direct(cpu, args, x, dy, out)?,
-        ConvAlgorithm::Winograd => winograd_filter::backward_filter(cpu, args, x, dy, out)?,
+        ConvAlgorithm::Winograd => winograd::filter::backward_filter(cpu, args, x, dy, out)?,
     }
     Ok(dw.into_buffer::<f32>(args.filter_elements()))
 }

@@ -31,7 +31,11 @@ impl Frame {
 
     /// True when the frame is the image itself: nothing needs to be copied.
     pub fn is_identity(&self) -> bool {
-        self.height == self.h && self.width == self.w && self.c == self.channels && self.top == 0 && self.left == 0
+        self.height == self.h
+            && self.width == self.w
+            && self.c == self.channels
+            && self.top == 0
+            && self.left == 0
     }
 
     /// Fills the frame. Rows and columns of the image beyond the frame are cut off.

@@ -1,6 +1,6 @@
 //! Backward-filter in the Winograd domain.
 //!
-//! From y = Aᵀ [(G g Gᵀ) ⊙ (Bᵀ d B)] A (see [`super::winograd`]) follows, by the chain rule through each linear step,
+//! From y = Aᵀ [(G g Gᵀ) ⊙ (Bᵀ d B)] A (see [`super`]) follows, by the chain rule through each linear step,
 //!
 //! ```text
 //!   dg = Gᵀ [ Σ over tiles of (A dy Aᵀ) ⊙ (Bᵀ d B) ] G
@@ -13,9 +13,10 @@
 
 use std::sync::Mutex;
 
-use super::filter_gradient::Add;
-use super::winograd::{Grid, POSITIONS, TransformInput, lanes, panel_width};
+use super::transform::TransformInput;
+use super::{Grid, POSITIONS, lanes, panel_width};
 use crate::cpu::Cpu;
+use crate::cpu::conv2d::filter_gradient::Add;
 use crate::cpu::gemm::{Matrix, PackColumns, Tiles, load_tile, outer_products, store_tile, sweep};
 use crate::cpu::simd::{Kernel, Vector};
 use crate::cpu::threads::SharedMut;
@@ -118,15 +119,36 @@ fn group_sum(
     }
     for first in range.clone().step_by(s.tiles) {
         let count = s.tiles.min(range.end - first);
-        cpu.isa.run(TransformInput { grid, c, cp, x, zeros, first, count, v, v_step });
+        let (v_start, v_len) = (v.as_mut_ptr(), v.len());
+        cpu.isa.run(TransformInput {
+            grid,
+            c,
+            cp,
+            x,
+            zeros,
+            first,
+            tiles: 0..count,
+            v: v_start,
+            v_len,
+            v_step,
+        });
         let w_start = w.as_mut_ptr();
-        let transform = TransformGradient { s, dy, first, tiles: 0..count, w: w_start, w_len: w.len() };
+        let transform =
+            TransformGradient { s, dy, first, tiles: 0..count, w: w_start, w_len: w.len() };
         cpu.isa.run(transform);
         for position in 0..POSITIONS {
             let sum = &mut sum[position * c * s.kp..(position + 1) * c * s.kp];
             let (v, w) = (&v[position * v_step..], &w[position * s.w_step..]);
             let add = first > range.start;
-            cpu.isa.run(Accumulate { s, v, w, count, columns: 0..s.kp, add, sum: sum.as_mut_ptr() });
+            cpu.isa.run(Accumulate {
+                s,
+                v,
+                w,
+                count,
+                columns: 0..s.kp,
+                add,
+                sum: sum.as_mut_ptr(),
+            });
         }
     }
     Ok(())
@@ -146,21 +168,26 @@ fn shared_sum(
     let (v, w) = scratch.split_at_mut(POSITIONS * s.v_step);
     let sum = SharedMut::new(sum);
     let &Sizes { grid, c, cp, v_step, .. } = s;
-    // A piece of V is handed to TransformInput as positions of `v_step`, starting at the piece's first tile.
     let piece = 8;
     for first in (0..s.total).step_by(s.tiles) {
         let count = s.tiles.min(s.total - first);
-        let (v_shared, w_len) = (SharedMut::new(v), w.len());
-        let w_shared = SharedMut::new(w);
+        let (v_len, w_len) = (v.len(), w.len());
+        let (v_shared, w_shared) = (SharedMut::new(v), SharedMut::new(w));
         cpu.threads.run(count.div_ceil(piece), |task| {
             let tiles = task * piece..((task + 1) * piece).min(count);
             // SAFETY: the task writes rows `tiles` of every position of V and W, which no other task touches.
             unsafe {
-                cpu.isa.run(TransformInputAt {
-                    inner: (grid, c, cp, x, zeros),
-                    first: first + tiles.start,
-                    count: tiles.len(),
-                    v: v_shared.pointer(tiles.start * cp),
+                let v = v_shared.pointer(0);
+                cpu.isa.run(TransformInput {
+                    grid,
+                    c,
+                    cp,
+                    x,
+                    zeros,
+                    first,
+                    tiles: tiles.clone(),
+                    v,
+                    v_len,
                     v_step,
                 });
                 let w = w_shared.pointer(0);
@@ -185,38 +212,6 @@ fn shared_sum(
         });
     }
     Ok(())
-}
-
-/// [`TransformInput`] on part of a V that other tasks write too.
-struct TransformInputAt<'a> {
-    inner: (Grid, usize, usize, &'a [f32], &'a [f32]),
-    first: usize,
-    count: usize,
-    v: *mut f32,
-    v_step: usize,
-}
-
-impl Kernel for TransformInputAt<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<V: Vector>(self) {
-        let (grid, c, cp, x, zeros) = self.inner;
-        // One tile at a time, into a local tile that is then spread over the positions.
-        let mut local = vec![0.0; POSITIONS * cp];
-        for tile in 0..self.count {
-            let first = self.first + tile;
-            TransformInput { grid, c, cp, x, zeros, first, count: 1, v: &mut local, v_step: cp }
-                .run::<V>();
-            for (position, line) in local.chunks_exact(cp).enumerate() {
-                // SAFETY: row `tile` of each position belongs to this task.
-                unsafe {
-                    let out = self.v.add(position * self.v_step + tile * cp);
-                    std::ptr::copy_nonoverlapping(line.as_ptr(), out, cp);
-                }
-            }
-        }
-    }
 }
 
 /// W = A dy Aᵀ for tiles `first + tiles`.

@@ -1,0 +1,160 @@
+//! Models by name, and the checkpoints that hold them with all that is needed to use them.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Result, bail};
+use serde::{Deserialize, Serialize};
+use tilegrad_engine::Backend;
+use tilegrad_nn::tensor_file::TensorFile;
+use tilegrad_nn::{Checkpoint, Model, ModelConfig, ModelKind, torch};
+
+use crate::data::Dataset;
+
+/// Metadata entry with [`Meta`].
+const META: &str = "cifar";
+
+/// What a checkpoint says beside the model's structure and parameters.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Meta {
+    /// Version that wrote it.
+    pub version: String,
+    /// The model's name.
+    pub model: String,
+    /// Names of the classes, in the order of the logits.
+    pub classes: Vec<String>,
+    /// Height and width of the images.
+    pub image_size: usize,
+    /// Mean of each channel that images are normalised with, of values in 0..1.
+    pub mean: [f32; 3],
+    /// Standard deviation of each channel, likewise.
+    pub std: [f32; 3],
+    /// Fingerprints of the training and the test images.
+    pub dataset: String,
+    /// Finished epochs.
+    pub epoch: u32,
+    /// Optimizer steps.
+    pub step: u64,
+    /// Accuracy on the test images after the last finished epoch, 0 to 1.
+    pub test_accuracy: Option<f64>,
+    /// Loss on the test images after the last finished epoch.
+    pub test_loss: Option<f64>,
+}
+
+impl Meta {
+    /// For a model that shall be trained on `data`.
+    pub fn new(model: &str, data: &Dataset, mean: [f32; 3], std: [f32; 3], dataset: &str) -> Meta {
+        Meta {
+            version: env!("CARGO_PKG_VERSION").to_string(),
+            model: model.to_string(),
+            classes: data.classes.clone(),
+            image_size: data.size,
+            mean,
+            std,
+            dataset: dataset.to_string(),
+            epoch: 0,
+            step: 0,
+            test_accuracy: None,
+            test_loss: None,
+        }
+    }
+
+    /// Refuses images that this checkpoint is not for.
+    pub fn check_data(&self, data: &Dataset, checkpoint: &Path, name: &str) -> Result<()> {
+        let path = checkpoint.display();
+        if data.size != self.image_size {
+            let (here, there) = (self.image_size, data.size);
+            bail!("{path} is for images of {here} pixels a side, but those of {name} have {there}");
+        }
+        if data.classes != self.classes {
+            let (here, there) = (&self.classes, &data.classes);
+            if here.len() != there.len() {
+                bail!("{path} knows {} classes, but {name} has {}", here.len(), there.len());
+            }
+            let i = here.iter().zip(there).position(|(a, b)| a != b).unwrap_or(0);
+            bail!("{path} knows other classes than {name}: class {i} is '{}' here and '{}' there", here[i], there[i]);
+        }
+        Ok(())
+    }
+}
+
+/// A model from a file.
+pub struct Loaded {
+    /// The model.
+    pub model: Model,
+    /// What the file says of it.
+    pub meta: Meta,
+}
+
+/// The kind of model called `name`.
+pub fn kind(name: &str) -> Result<ModelKind> {
+    Ok(name.parse::<ModelKind>()?)
+}
+
+/// A new model for the images of `data`, its weights drawn from `seed`.
+pub fn build(
+    name: &str,
+    data: &Dataset,
+    backend: &Arc<dyn Backend>,
+    seed: u64,
+) -> Result<Model> {
+    let config = ModelConfig {
+        image_size: data.size,
+        ..ModelConfig::new(kind(name)?, data.classes.len())
+    };
+    Ok(Model::new(backend, config, seed)?)
+}
+
+/// A checkpoint of the model, to add to and to save.
+pub fn checkpoint(model: &Model, meta: &Meta) -> Result<Checkpoint> {
+    let mut checkpoint = Checkpoint::of_model(model)?;
+    checkpoint.set(META, meta)?;
+    Ok(checkpoint)
+}
+
+/// What a checkpoint says beside the model. A model without classes, size or positive deviations is refused here.
+pub fn meta(checkpoint: &Checkpoint) -> Result<Meta> {
+    let meta: Meta = checkpoint.get(META)?;
+    let config = checkpoint.model_config()?;
+    if meta.classes.len() != config.classes || meta.image_size != config.image_size {
+        bail!(
+            "the checkpoint contradicts itself: its model has {} classes and images of {} pixels, \
+             its metadata {} and {}",
+            config.classes,
+            config.image_size,
+            meta.classes.len(),
+            meta.image_size
+        );
+    }
+    Ok(meta)
+}
+
+/// Reads a checkpoint of this program.
+pub fn open(path: &Path, backend: &Arc<dyn Backend>) -> Result<Loaded> {
+    let checkpoint = Checkpoint::load(path)?;
+    let meta = meta(&checkpoint)?;
+    Ok(Loaded { model: checkpoint.build_model(backend)?, meta })
+}
+
+/// Reads a PyTorch state dict of a model trained on `train`.
+pub fn open_torch(
+    path: &Path,
+    kind: ModelKind,
+    train: &Dataset,
+    backend: &Arc<dyn Backend>,
+) -> Result<Loaded> {
+    let model = build(kind.name(), train, backend, 0)?;
+    torch::load(&model, path)?;
+    let (mean, std) = train.mean_std();
+    Ok(Loaded { model, meta: Meta::new(kind.name(), train, mean, std, &train.fingerprint()) })
+}
+
+/// Sets the parameters of `model` from a checkpoint of this program or from a PyTorch state dict.
+pub fn load_weights(path: &Path, model: &Model) -> Result<()> {
+    let format = TensorFile::load(path)?.metadata.remove("format");
+    match format.is_some_and(|f| f.starts_with("tilegrad")) {
+        true => Checkpoint::load(path)?.load_model(model)?,
+        false => torch::load(model, path)?,
+    }
+    Ok(())
+}

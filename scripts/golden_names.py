@@ -1,7 +1,10 @@
 #!/usr/bin/env python3
-"""Writes nn/tests/golden/names.json: for each model, PyTorch's state dict (names and shapes, channels first), its
-number of parameters and its multiply-adds on one 32x32 image. Needs torch (`pip install torch`).
+"""Writes nn/tests/golden/names.json: what PyTorch says of each model.
+
+That is its state dict (names and shapes, channels first), its number of parameters, and its
+multiply-adds on one 32x32 image. Needs torch (`pip install torch`).
 """
+
 import json
 import pathlib
 
@@ -25,7 +28,9 @@ class SimpleCnn(nn.Module):
     def __init__(self, norm):
         super().__init__()
         self.features = features(norm)
-        self.classifier = nn.Sequential(nn.Linear(64 * 8 * 8, 512), nn.ReLU(), nn.Dropout(0.5), nn.Linear(512, 10))
+        self.classifier = nn.Sequential(
+            nn.Linear(64 * 8 * 8, 512), nn.ReLU(), nn.Dropout(0.5), nn.Linear(512, 10)
+        )
 
     def forward(self, x):
         return self.classifier(self.features(x).flatten(1))
@@ -50,7 +55,9 @@ class BasicBlock(nn.Module):
         self.bn2 = nn.BatchNorm2d(c_out)
         self.shortcut = nn.Sequential()
         if stride != 1 or c_in != c_out:
-            self.shortcut = nn.Sequential(nn.Conv2d(c_in, c_out, 1, stride, bias=False), nn.BatchNorm2d(c_out))
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(c_in, c_out, 1, stride, bias=False), nn.BatchNorm2d(c_out)
+            )
 
     def forward(self, x):
         y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
@@ -60,7 +67,11 @@ class BasicBlock(nn.Module):
 class ResNet(nn.Module):
     def __init__(self, widths, blocks):
         super().__init__()
-        layers = [nn.Conv2d(3, widths[0], 3, 1, 1, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU()]
+        layers = [
+            nn.Conv2d(3, widths[0], 3, 1, 1, bias=False),
+            nn.BatchNorm2d(widths[0]),
+            nn.ReLU(),
+        ]
         c_in = widths[0]
         for stage, width in enumerate(widths):
             for block in range(blocks):
@@ -83,7 +94,7 @@ MODELS = {
 
 
 def multiply_adds(model):
-    """Sum over convolutions and linear layers, counted from the shapes that a forward pass really has."""
+    """Sum over convolutions and linear layers, from the shapes that a forward pass really has."""
     total = 0
 
     def count(module, _, y):
@@ -103,12 +114,16 @@ def main():
     rows = []
     for name, make in MODELS.items():
         model = make()
-        rows.append(json.dumps({
-            "model": name,
-            "parameters": sum(p.numel() for p in model.parameters()),
-            "multiply_adds": multiply_adds(model),
-            "state_dict": {n: list(t.shape) for n, t in model.state_dict().items()},
-        }))
+        rows.append(
+            json.dumps(
+                {
+                    "model": name,
+                    "parameters": sum(p.numel() for p in model.parameters()),
+                    "multiply_adds": multiply_adds(model),
+                    "state_dict": {n: list(t.shape) for n, t in model.state_dict().items()},
+                }
+            )
+        )
     OUT.parent.mkdir(parents=True, exist_ok=True)
     OUT.write_text("[\n" + ",\n".join(rows) + "\n]\n")
     print(OUT, OUT.stat().st_size, "bytes")

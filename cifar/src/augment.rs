@@ -1,7 +1,7 @@
 //! Random changes to training images, and mixtures of them.
 //!
-//! What happens to a sample depends only on (seed, epoch, sample): the random numbers come from a Philox stream of that
-//! address, so it does not matter which thread prepares it, or when.
+//! What happens to a sample depends only on (seed, epoch, sample): the random numbers come from a
+//! Philox stream of that address, so it does not matter which thread prepares it, or when.
 
 use std::f32::consts::PI;
 
@@ -25,13 +25,15 @@ pub enum Padding {
 pub struct Augmentation {
     /// Mirror left and right, with probability 1/2.
     pub flip: bool,
-    /// Shift by up to this many pixels along each axis: padding on all sides, then a random crop of the old size.
+    /// Shift by up to this many pixels along each axis: padding on all sides, then a random crop
+    /// of the old size.
     pub crop_padding: usize,
     /// What the padding is filled with.
     pub padding: Padding,
     /// Rotate about the centre by an angle uniform in ± this; bilinear, corners black.
     pub rotation_degrees: f32,
-    /// Side of a square, centred anywhere in the image, that is set to the mean colour (DeVries & Taylor 2017); 0: none.
+    /// Side of a square, centred anywhere in the image, that is set to the mean colour (DeVries &
+    /// Taylor 2017); 0: none.
     pub cutout: usize,
 }
 
@@ -81,11 +83,7 @@ impl Normalisation {
 
     #[inline(always)]
     fn pixel(&self, x: &[u8; 3]) -> [f32; 3] {
-        [
-            self.table[0][x[0] as usize],
-            self.table[1][x[1] as usize],
-            self.table[2][x[2] as usize],
-        ]
+        [self.table[0][x[0] as usize], self.table[1][x[1] as usize], self.table[2][x[2] as usize]]
     }
 }
 
@@ -138,8 +136,8 @@ impl Augmentation {
         Ok(())
     }
 
-    /// Draws for one sample: always the same words, whatever is switched on, so that switching one change on or off
-    /// leaves the others as they were.
+    /// Draws for one sample: always the same words, whatever is switched on, so that switching one
+    /// change on or off leaves the others as they were.
     fn choose(&self, size: usize, stream: Stream) -> Choice {
         let [flip, row, column, angle] = stream.block(0);
         let [hole_row, hole_column, ..] = stream.block(1);
@@ -154,10 +152,11 @@ impl Augmentation {
         }
     }
 
-    /// One sample: `image`, `[size, size, 3]` bytes, changed by the choices of (seed, epoch, sample) and normalised
-    /// into `out`, `[size, size, 3]`.
+    /// One sample: `image`, `[size, size, 3]` bytes, changed by the choices of (seed, epoch,
+    /// sample) and normalised into `out`, `[size, size, 3]`.
     ///
-    /// The order is torchvision's usual one: flip, crop, rotate, normalise; the cutout follows at the end.
+    /// The order is torchvision's usual one: flip, crop, rotate, normalise; the cutout follows at
+    /// the end.
     ///
     /// # Panics
     /// If a length is wrong.
@@ -206,7 +205,8 @@ impl Augmentation {
         }
     }
 
-    /// Calls `put(position, pixel)` for each output pixel that is not black padding, after flip and crop.
+    /// Calls `put(position, pixel)` for each output pixel that is not black padding, after flip
+    /// and crop.
     #[inline(always)]
     fn each_pixel(
         &self,
@@ -259,8 +259,8 @@ impl Augmentation {
         self.each_pixel(image, size, choice, |at, pixel| out[at] = normalisation.pixel(pixel));
     }
 
-    /// Flip and crop, then rotate by inverse mapping: output (y, x) is the input at
-    /// (c + sin a · (x - c) + cos a · (y - c), c + cos a · (x - c) - sin a · (y - c)), c = (size - 1) / 2.
+    /// Flip and crop, then rotate by inverse mapping: output (y, x) is the input at (c + sin a ·
+    /// (x - c) + cos a · (y - c), c + cos a · (x - c) - sin a · (y - c)), c = (size - 1) / 2.
     fn rotate(
         &self,
         image: &[u8],
@@ -291,7 +291,8 @@ impl Augmentation {
                 let u = x as f32 - centre;
                 let from_x = (centre + cos * u - sin * v).clamp(-1.0, limit) + 2.0;
                 let from_y = (centre + sin * u + cos * v).clamp(-1.0, limit) + 2.0;
-                // Positive, so that truncation is floor; at most size + 2, so that one more stays in the border.
+                // Positive, so that truncation is floor; at most size + 2, so that one more stays
+                // in the border.
                 let (ix, iy) = (from_x as usize, from_y as usize);
                 let (fx, fy) = (from_x - ix as f32, from_y - iy as f32);
                 let at = iy * stride + ix;
@@ -327,7 +328,9 @@ impl Mixing {
 
     /// Says in one line what makes no sense.
     pub fn check(&self) -> Result<(), String> {
-        for (name, alpha) in [("mixup_alpha", self.mixup_alpha), ("cutmix_alpha", self.cutmix_alpha)] {
+        for (name, alpha) in
+            [("mixup_alpha", self.mixup_alpha), ("cutmix_alpha", self.cutmix_alpha)]
+        {
             if !(0.0..=100.0).contains(&alpha) {
                 return Err(format!("mixing: {name} is {alpha}, but must lie in 0..=100"));
             }
@@ -335,11 +338,12 @@ impl Mixing {
         Ok(())
     }
 
-    /// Mixes a batch in place: `images`, `[n, size, size, 3]`, and `targets`, `[n, classes]`, rows that sum to 1.
-    /// Random numbers come from (seed, epoch, batch).
+    /// Mixes a batch in place: `images`, `[n, size, size, 3]`, and `targets`, `[n, classes]`, rows
+    /// that sum to 1. Random numbers come from (seed, epoch, batch).
     ///
-    /// One λ a batch, as in both papers' code. Sample i is mixed with sample n - 1 - i: the batch is in random order
-    /// already, and pairs can be mixed without a copy. The middle one of an odd batch stays as it is.
+    /// One λ a batch, as in both papers' code. Sample i is mixed with sample n - 1 - i: the batch
+    /// is in random order already, and pairs can be mixed without a copy. The middle one of an odd
+    /// batch stays as it is.
     pub fn apply(
         &self,
         images: &mut [f32],
@@ -363,7 +367,8 @@ impl Mixing {
         let mut lambda = draws.beta(alpha as f64) as f32;
         let (image_len, classes) = (images.len() / n, targets.len() / n);
         let cut = cutmix.then(|| {
-            // A box of side sqrt(1 - λ), centred anywhere, clipped; λ becomes what is left outside it.
+            // A box of side sqrt(1 - λ), centred anywhere, clipped; λ becomes what is left outside
+            // it.
             let half = (size as f32 * (1.0 - lambda).sqrt() / 2.0).round() as usize;
             let range = |u: f32| {
                 let centre = (u * size as f32) as usize;
@@ -428,8 +433,9 @@ impl Draws {
         1.0 / (1.0 + (y - x).exp())
     }
 
-    /// The logarithm of a Gamma(alpha, 1) variable, by Marsaglia and Tsang, "A Simple Method for Generating Gamma
-    /// Variables" (2000); below 1 by their boost, Gamma(alpha) = Gamma(alpha + 1) U^(1 / alpha).
+    /// The logarithm of a Gamma(alpha, 1) variable, by Marsaglia and Tsang, "A Simple Method for
+    /// Generating Gamma Variables" (2000); below 1 by their boost, Gamma(alpha) = Gamma(alpha + 1)
+    /// U^(1 / alpha).
     fn log_gamma_variable(&mut self, alpha: f64) -> f64 {
         if alpha < 1.0 {
             let boost = self.open().ln() / alpha;

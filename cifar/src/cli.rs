@@ -1,7 +1,9 @@
 //! The command line: parsing, dispatch, exit codes.
 //!
-//! 0: done. 1: an error, said in one line on stderr. 2: a wrong command line. 130 and 143: stopped by Ctrl-C or
-//! SIGTERM after saving.
+//! - 0: done
+//! - 1: an error, said in one line on stderr
+//! - 2: a wrong command line
+//! - 130, 143: stopped by Ctrl-C or SIGTERM, after saving
 
 use std::io::{self, Write};
 use std::process::ExitCode;

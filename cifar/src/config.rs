@@ -1,7 +1,8 @@
 //! What a training run is: every setting once, as a flag, as a TOML key and as a resolved value.
 //!
-//! Precedence: preset < `--config` file < flags. [`Overrides`] is a partial configuration (any of the three),
-//! [`Config`] a complete and checked one; `runs/NAME/config.toml` holds a [`Config`] and can be given to `--config`.
+//! Precedence: preset < `--config` file < flags. [`Overrides`] is a partial configuration (any of
+//! the three), [`Config`] a complete and checked one; `runs/NAME/config.toml` holds a [`Config`]
+//! and can be given to `--config`.
 
 use std::path::Path;
 
@@ -26,7 +27,8 @@ pub enum OptimizerKind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ScheduleKind {
-    /// One cycle (Smith and Topin 2017): from lr/25 up over `warmup`, then down to lr/250,000, along cosines.
+    /// One cycle (Smith and Topin 2017): from lr/25 up over `warmup`, then down to lr/250,000,
+    /// along cosines.
     #[value(name = "onecycle")]
     #[serde(rename = "onecycle")]
     OneCycle,
@@ -57,15 +59,21 @@ macro_rules! settings {
         #[derive(Clone, Debug, Default, PartialEq, clap::Args, Serialize, Deserialize)]
         #[serde(deny_unknown_fields, rename_all = "kebab-case")]
         pub struct Overrides {
-            $($(#[$meta])* #[serde(skip_serializing_if = "Option::is_none")] pub $name: Option<$type>,)*
+            $(
+                $(#[$meta])*
+                #[serde(skip_serializing_if = "Option::is_none")]
+                pub $name: Option<$type>,
+            )*
         }
 
         /// Every setting of a run.
         #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
         #[serde(deny_unknown_fields, rename_all = "kebab-case")]
         pub struct Config {
-            $(#[doc = concat!("See the flag of this name; by default `", stringify!($default), "`.")]
-            pub $name: $type,)*
+            $(
+                #[doc = concat!("As the flag of this name; `", stringify!($default), "` by default.")]
+                pub $name: $type,
+            )*
         }
 
         impl Overrides {
@@ -188,7 +196,8 @@ settings! {
     /// Threads that prepare batches
     #[arg(long, value_name = "N")]
     workers: usize = 1;
-    /// Start from these weights: a checkpoint of this program, or a PyTorch state dict as safetensors
+    /// Start from these weights: a checkpoint of this program, or a PyTorch state dict as
+    /// safetensors
     #[arg(long, value_name = "FILE")]
     weights: String = String::new();
 }
@@ -210,7 +219,8 @@ impl Overrides {
     /// Parses TOML.
     pub fn parse(text: &str) -> Result<Overrides> {
         toml::from_str(text).map_err(|e| {
-            // The parser's message has several lines with a picture of the place; the line number says as much.
+            // The parser's message has several lines with a picture of the place; the line number
+            // says as much.
             let line = e.span().map(|s| text[..s.start.min(text.len())].matches('\n').count() + 1);
             let message = e.message().replace('\n', "; ");
             match line {
@@ -220,7 +230,8 @@ impl Overrides {
         })
     }
 
-    /// The first setting given here that would make a run differ from `config`, as (name, here, there).
+    /// The first setting given here that would make a run differ from `config`, as (name, here,
+    /// there).
     pub fn conflict(&self, config: &Config) -> Result<Option<(String, Value, Value)>> {
         let (given, there) = (as_map(self)?, as_map(config)?);
         Ok(given.into_iter().find_map(|(name, value)| {
@@ -316,7 +327,8 @@ mod tests {
 
     #[test]
     fn flags_win_over_the_file_and_the_file_over_the_preset() {
-        let preset = Overrides { lr: Some(1.0), epochs: Some(1), batch: Some(1), ..Default::default() };
+        let preset =
+            Overrides { lr: Some(1.0), epochs: Some(1), batch: Some(1), ..Default::default() };
         let file = Overrides { lr: Some(2.0), epochs: Some(2), ..Default::default() };
         let flags = Overrides { lr: Some(3.0), ..Default::default() };
         let config = flags.over(file.over(preset)).resolve().unwrap();
@@ -328,7 +340,10 @@ mod tests {
         let message = |f: fn(&mut Overrides)| with(f).unwrap_err().to_string();
         assert_eq!(message(|o| o.batch = Some(0)), "--batch must be at least 1, got 0");
         assert_eq!(message(|o| o.lr = Some(-1.0)), "--lr must be a number of at least 0, got -1");
-        assert_eq!(message(|o| o.lr = Some(f64::NAN)), "--lr must be a number of at least 0, got NaN");
+        assert_eq!(
+            message(|o| o.lr = Some(f64::NAN)),
+            "--lr must be a number of at least 0, got NaN"
+        );
         assert!(message(|o| o.momentum = Some(1.0)).starts_with("--momentum must be 0 to below 1"));
         assert!(message(|o| o.label_smoothing = Some(1.5)).starts_with("--label-smoothing"));
         assert!(message(|o| o.model = Some("vgg".into())).contains("vgg"));

@@ -37,7 +37,8 @@ impl Compute {
         self.cpu.as_ref().map_or(1, |cpu| cpu.threads())
     }
 
-    /// Runs `f` on a worker thread of the CPU backend, so that each kernel starts without a switch of threads.
+    /// Runs `f` on a worker thread of the CPU backend, so that each kernel starts without a switch
+    /// of threads.
     pub fn enter<R: Send>(&self, f: impl FnOnce() -> R + Send) -> R {
         match &self.cpu {
             Some(cpu) => cpu.enter(f),

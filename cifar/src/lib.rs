@@ -1,5 +1,5 @@
-//! CIFAR-10 from files to a trained model: data, augmentation, training, evaluation. The `cifar` binary is a thin
-//! shell around [`cli::run`].
+//! CIFAR-10 from files to a trained model: data, augmentation, training, evaluation. The `cifar`
+//! binary is a thin shell around [`cli::run`].
 
 pub mod augment;
 pub mod cli;

@@ -1,7 +1,8 @@
 //! Batches, prepared on other threads while the training step runs.
 //!
-//! What a batch holds depends only on (seed, epoch, position): any number of workers gives the same batches in the same
-//! order, and an epoch can be entered in its middle, as a resumed run does.
+//! What a batch holds depends only on (seed, epoch, position): any number of workers gives the
+//! same batches in the same order, and an epoch can be entered in its middle, as a resumed run
+//! does.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex};
@@ -118,8 +119,8 @@ struct Shared {
 impl Loader {
     /// Checks the options against the data.
     ///
-    /// Errors: no images, a batch of 0, deviations that are not positive, an augmentation that images of this size
-    /// cannot bear.
+    /// Errors: no images, a batch of 0, deviations that are not positive, an augmentation that
+    /// images of this size cannot bear.
     pub fn new(data: Arc<Dataset>, options: LoaderOptions) -> Result<Loader> {
         if data.is_empty() {
             bail!("loader: the data set has no images");
@@ -166,7 +167,8 @@ impl Loader {
         (self.batches() * self.shared.options.batch).min(self.shared.data.len())
     }
 
-    /// The batches of one epoch from number `start_batch` on. Dropping the iterator stops its threads.
+    /// The batches of one epoch from number `start_batch` on. Dropping the iterator stops its
+    /// threads.
     pub fn epoch(&self, epoch: u32, start_batch: usize) -> Epoch {
         let Shared { data, options, .. } = &*self.shared;
         let order = if options.shuffle {

@@ -72,7 +72,11 @@ impl Meta {
                 bail!("{path} knows {} classes, but {name} has {}", here.len(), there.len());
             }
             let i = here.iter().zip(there).position(|(a, b)| a != b).unwrap_or(0);
-            bail!("{path} knows other classes than {name}: class {i} is '{}' here and '{}' there", here[i], there[i]);
+            bail!(
+                "{path} knows other classes than {name}: class {i} is '{}' here and '{}' there",
+                here[i],
+                there[i]
+            );
         }
         Ok(())
     }
@@ -92,16 +96,9 @@ pub fn kind(name: &str) -> Result<ModelKind> {
 }
 
 /// A new model for the images of `data`, its weights drawn from `seed`.
-pub fn build(
-    name: &str,
-    data: &Dataset,
-    backend: &Arc<dyn Backend>,
-    seed: u64,
-) -> Result<Model> {
-    let config = ModelConfig {
-        image_size: data.size,
-        ..ModelConfig::new(kind(name)?, data.classes.len())
-    };
+pub fn build(name: &str, data: &Dataset, backend: &Arc<dyn Backend>, seed: u64) -> Result<Model> {
+    let config =
+        ModelConfig { image_size: data.size, ..ModelConfig::new(kind(name)?, data.classes.len()) };
     Ok(Model::new(backend, config, seed)?)
 }
 
@@ -112,7 +109,8 @@ pub fn checkpoint(model: &Model, meta: &Meta) -> Result<Checkpoint> {
     Ok(checkpoint)
 }
 
-/// What a checkpoint says beside the model. A model without classes, size or positive deviations is refused here.
+/// What a checkpoint says beside the model. A model without classes, size or positive deviations is
+/// refused here.
 pub fn meta(checkpoint: &Checkpoint) -> Result<Meta> {
     let meta: Meta = checkpoint.get(META)?;
     let config = checkpoint.model_config()?;

@@ -19,7 +19,8 @@ const TRAIN: &str = "#0072B2";
 const TEST: &str = "#D55E00";
 const OTHER: &str = "#009E73";
 
-/// Draws loss, accuracy, learning rate and gradient norm over the epochs, as a PNG. Without rows it draws nothing.
+/// Draws loss, accuracy, learning rate and gradient norm over the epochs, as a PNG. Without rows it
+/// draws nothing.
 pub fn curves(path: &Path, title: &str, rows: &[Row]) -> Result<()> {
     if rows.is_empty() {
         return Ok(());
@@ -74,7 +75,8 @@ pub fn curves(path: &Path, title: &str, rows: &[Row]) -> Result<()> {
     save(path, &scene, 1.5)
 }
 
-/// Draws the share of each label's images (rows) that were taken for each class (columns), as a PNG.
+/// Draws the share of each label's images (rows) that were taken for each class (columns), as a
+/// PNG.
 pub fn confusion(path: &Path, classes: &[String], confusion: &Confusion) -> Result<()> {
     let n = confusion.classes;
     // The first row of a heatmap lies at its bottom.
@@ -105,7 +107,8 @@ pub fn confusion(path: &Path, classes: &[String], confusion: &Confusion) -> Resu
     save(path, &render_multiple(plots, layout), 1.0)
 }
 
-/// From white to a blue on which black numbers can still be read. The root spreads the small shares, the errors.
+/// From white to a blue on which black numbers can still be read. The root spreads the small
+/// shares, the errors.
 fn pale_blue() -> ColorMap {
     ColorMap::Custom(Arc::new(|t: f64| {
         let t = t.clamp(0.0, 1.0).sqrt();
@@ -144,7 +147,8 @@ mod tests {
     fn pictures_are_pngs_even_of_one_epoch_or_infinite_values() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("curves.png");
-        for rows in [vec![row(1, 2.0)], vec![row(1, f64::INFINITY), row(2, 1.0), row(3, f64::NAN)]] {
+        for rows in [vec![row(1, 2.0)], vec![row(1, f64::INFINITY), row(2, 1.0), row(3, f64::NAN)]]
+        {
             curves(&path, "title", &rows).unwrap();
             assert_eq!(&std::fs::read(&path).unwrap()[..4], b"\x89PNG");
         }

@@ -14,11 +14,18 @@ pub struct Preset {
     pub toml: &'static str,
 }
 
-/// SGD with momentum 0.9 (fixed, unlike PyTorch's default for OneCycle), one cycle with a quarter of warm-up.
+/// SGD with momentum 0.9 (fixed, unlike PyTorch's default for OneCycle), one cycle with a quarter
+/// of warm-up.
 macro_rules! one_cycle {
     ($model:literal, $epochs:literal, $lr:literal) => {
         concat!(
-            "model = \"", $model, "\"\nepochs = ", $epochs, "\nlr = ", $lr, "\nbatch = 128\n",
+            "model = \"",
+            $model,
+            "\"\nepochs = ",
+            $epochs,
+            "\nlr = ",
+            $lr,
+            "\nbatch = 128\n",
             "optimizer = \"sgd\"\nmomentum = 0.9\nnesterov = true\nweight-decay = 5e-4\n",
             "schedule = \"onecycle\"\nwarmup = 0.25\ncycle-momentum = false\n",
             "label-smoothing = 0.1\nflip = true\ncrop = 4\nrotation = 0.0\n",
@@ -27,8 +34,8 @@ macro_rules! one_cycle {
     };
 }
 
-/// The recipe of the guide: batch 64, flips and turns by up to 15 degrees, values in -1..1, SGD at 0.1, a tenth of
-/// it every 30 epochs, label smoothing.
+/// The recipe of the guide: batch 64, flips and turns by up to 15 degrees, values in -1..1, SGD at
+/// 0.1, a tenth of it every 30 epochs, label smoothing.
 const GUIDE: &str = r#"
 model = "simple-cnn"
 epochs = 60
@@ -105,8 +112,8 @@ pub fn preset(name: &str) -> Result<Overrides> {
     }
 }
 
-/// What stands for no `--preset`: the preset of the model that was asked for; without a model, `quick` on the
-/// embedded set and `resnet20` on other data.
+/// What stands for no `--preset`: the preset of the model that was asked for; without a model,
+/// `quick` on the embedded set and `resnet20` on other data.
 pub fn implied(given: &Overrides) -> Result<&'static str> {
     if let Some(model) = &given.model {
         crate::model::kind(model)?;

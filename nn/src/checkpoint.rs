@@ -126,8 +126,8 @@ impl Checkpoint {
             return Err(Error::Corrupt {
                 path: path.to_path_buf(),
                 detail: format!(
-                    "is a safetensors file, but not a checkpoint of this program: its metadata has no \
-                     '{}' of '{}' (PyTorch weights are read by other functions)",
+                    "is a safetensors file, but not a checkpoint of this program: \
+                     its metadata has no '{}' of '{}'",
                     FORMAT.0, FORMAT.1
                 ),
             });

@@ -4,8 +4,8 @@
 //! are those that PyTorch gives the same model, so that weights move both ways (see [`torch`]).
 //!
 //! ```
-//! use tilegrad_nn::{Context, Model, ModelConfig, ModelKind, Module, Optimizer, Sgd, SgdConfig, loss};
-//! use tilegrad_nn::{ParamGroup, schedule::Setting};
+//! use tilegrad_nn::{Context, Model, ModelConfig, ModelKind, Module, loss};
+//! use tilegrad_nn::{Optimizer, ParamGroup, Setting, Sgd, SgdConfig};
 //! use tilegrad_engine::{Dtype, Tensor, cpu};
 //!
 //! let device = cpu()?;

@@ -77,17 +77,27 @@ pub struct Context {
     seed: u64,
     step: u32,
     dropouts: u32,
+    watch: Option<Watch>,
+}
+
+/// Looks for the layer where numbers went bad.
+#[derive(Clone, Debug, Default)]
+struct Watch {
+    /// Names of the layers around the one that runs.
+    path: Vec<String>,
+    /// The first layer whose result was not finite.
+    culprit: Option<String>,
 }
 
 impl Context {
     /// Training step `step` of a run with `seed`: batch statistics, dropout active.
     pub fn train(seed: u64, step: u32) -> Self {
-        Context { training: true, seed, step, dropouts: 0 }
+        Context { training: true, seed, step, dropouts: 0, watch: None }
     }
 
     /// Running statistics, no dropout.
     pub fn eval() -> Self {
-        Context { training: false, seed: 0, step: 0, dropouts: 0 }
+        Context { training: false, seed: 0, step: 0, dropouts: 0, watch: None }
     }
 
     /// Whether this is a training step.
@@ -99,6 +109,38 @@ impl Context {
     pub fn dropout_stream(&mut self) -> Stream {
         self.dropouts += 1;
         Stream::new(self.seed, Purpose::Dropout, self.step, self.dropouts)
+    }
+
+    /// Also looks at the result of every layer, waiting for the device each time: see
+    /// [`Context::culprit`].
+    pub fn watching(mut self) -> Self {
+        self.watch = Some(Watch::default());
+        self
+    }
+
+    /// Dotted name of the first layer whose result held NaN or infinity, after a forward pass that
+    /// was watched.
+    pub fn culprit(&self) -> Option<&str> {
+        self.watch.as_ref()?.culprit.as_deref()
+    }
+
+    /// Runs a layer inside another, under its name.
+    pub fn run(&mut self, name: &str, layer: &dyn Module, x: &Tensor) -> Result<Tensor> {
+        if self.watch.is_none() {
+            return layer.forward(x, self);
+        }
+        if let Some(watch) = &mut self.watch {
+            watch.path.push(name.to_string());
+        }
+        let y = layer.forward(x, self)?;
+        let squares = y.wrap(y.backend().sum_squares(y.buffer())?, &[1]).item()?;
+        if let Some(watch) = &mut self.watch {
+            if !squares.is_finite() && watch.culprit.is_none() {
+                watch.culprit = Some(watch.path.join("."));
+            }
+            watch.path.pop();
+        }
+        Ok(y)
     }
 }
 

@@ -42,8 +42,8 @@ impl Module for Sequential {
 
     fn forward(&self, x: &Tensor, ctx: &mut Context) -> Result<Tensor> {
         let mut x = x.clone();
-        for (_, child) in &self.children {
-            x = child.forward(&x, ctx)?;
+        for (name, child) in &self.children {
+            x = ctx.run(name, &**child, &x)?;
         }
         Ok(x)
     }

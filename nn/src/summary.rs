@@ -113,12 +113,10 @@ impl fmt::Display for Summary {
             }
         }
         let rule = "-".repeat(widths.iter().sum::<usize>() + 2 * (widths.len() - 1));
-        for (i, [name, kind, shape, parameters, multiply_adds, bytes]) in table.iter().enumerate() {
+        for (i, [name, kind, shape, count, multiply_adds, bytes]) in table.iter().enumerate() {
             let [a, b, c, d, e, g] = widths;
-            writeln!(
-                f,
-                "{name:<a$}  {kind:<b$}  {shape:<c$}  {parameters:>d$}  {multiply_adds:>e$}  {bytes:>g$}"
-            )?;
+            write!(f, "{name:<a$}  {kind:<b$}  {shape:<c$}  ")?;
+            writeln!(f, "{count:>d$}  {multiply_adds:>e$}  {bytes:>g$}")?;
             if i == 0 {
                 writeln!(f, "{rule}")?;
             }

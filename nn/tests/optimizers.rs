@@ -201,8 +201,7 @@ fn norms_and_clipping_are_those_of_all_gradients_together() {
     let mut sgd = Sgd::new(SgdConfig::default(), ParamGroup::decay_all(0.0));
     sgd.step(&layer, &gradients, Setting::lr(1.0), Some(&half)).unwrap();
     let bias = layer.parameters()[1].1.get().to_vec::<f64>().unwrap();
-    for i in 0..2 {
-        let right = golden.bias[i] - scale(0.5 * total) * values.bias[i];
-        assert!((bias[i] - right).abs() < 1e-12);
+    for (got, (before, g)) in bias.iter().zip(golden.bias.iter().zip(&values.bias)) {
+        assert!((got - (before - scale(0.5 * total) * g)).abs() < 1e-12);
     }
 }

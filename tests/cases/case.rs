@@ -7,6 +7,9 @@ use tilegrad_engine::{Backend, Dtype, Result, Tensor};
 use crate::input::{Input, Special, stream_of};
 use crate::{TestBackend, Tolerance, normal};
 
+/// The error says what went wrong, for a report.
+type Outcome<T> = std::result::Result<T, String>;
+
 type Run = Arc<dyn Fn(&[Tensor]) -> Result<Vec<Tensor>> + Send + Sync>;
 
 /// An op, what to feed it, and how exact its result must be.
@@ -134,7 +137,7 @@ impl Case {
     }
 
     /// Forward, and backward if differentiable.
-    pub fn outputs(&self, on: &TestBackend) -> Result<Outputs, String> {
+    pub fn outputs(&self, on: &TestBackend) -> Outcome<Outputs> {
         let describe = |e: tilegrad_engine::Error| e.to_string();
         let inputs = self.tensors(&on.backend, on.dtype).map_err(describe)?;
         let results = (self.run)(&inputs).map_err(describe)?;
@@ -213,7 +216,7 @@ impl ErrorCase {
     }
 
     /// The message on one backend.
-    pub fn outcome(&self, on: &TestBackend) -> Result<(), String> {
+    pub fn outcome(&self, on: &TestBackend) -> Outcome<()> {
         let inputs = self.inputs.iter().enumerate();
         let tensors = inputs.map(|(i, x)| x.tensor(&on.backend, on.dtype, stream_of(self.op, i)));
         let tensors: Vec<Tensor> = tensors.collect::<Result<_>>().map_err(|e| e.to_string())?;

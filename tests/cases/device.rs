@@ -1,6 +1,6 @@
 //! What a device does besides computing: memory, conversion, accumulation.
 
-use tilegrad_engine::{Backend, Dtype, Tensor};
+use tilegrad_engine::{Dtype, Tensor};
 
 use crate::{Case, ErrorCase, Tolerance, integers, list, normal};
 

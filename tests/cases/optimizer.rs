@@ -1,7 +1,7 @@
 //! Parameter updates. The inputs are parameter, gradient and state; the results what they become.
 
 use tilegrad_engine::Tensor;
-use tilegrad_kernels::{AdamWArgs, AdamWParameter, Backend, SgdArgs, SgdParameter};
+use tilegrad_kernels::{AdamWArgs, AdamWParameter, SgdArgs, SgdParameter};
 
 use crate::{Case, ErrorCase, Tolerance, list, normal, positive};
 

@@ -1,7 +1,8 @@
 //! `cifar bench`: how fast a model trains or classifies, on random images.
 //!
-//! The step is that of `torch_train.py`, the PyTorch side of the comparison: forward, cross-entropy with label
-//! smoothing 0.1, backward, SGD with momentum 0.9 and weight decay 5e-4. Three steps warm up, the rest are timed.
+//! The step is that of `torch_train.py`, the PyTorch side of the comparison: forward, cross-entropy
+//! with label smoothing 0.1, backward, SGD with momentum 0.9 and weight decay 5e-4. Three steps
+//! warm up, the rest are timed.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -68,7 +69,11 @@ pub struct Args {
 pub fn run(args: Args) -> Result<()> {
     let kind = model::kind(&args.model)?;
     ensure!((1..=65_536).contains(&args.batch), "--batch must be 1 to 65536, got {}", args.batch);
-    ensure!((1..=1_000_000).contains(&args.steps), "--steps must be 1 to 1000000, got {}", args.steps);
+    ensure!(
+        (1..=1_000_000).contains(&args.steps),
+        "--steps must be 1 to 1000000, got {}",
+        args.steps
+    );
     if args.dtype != "f32" {
         bail!("--dtype must be f32, the one that this version computes in; got '{}'", args.dtype);
     }
@@ -173,8 +178,9 @@ impl Bench {
         let sgd = Sgd::new(SgdConfig { momentum: 0.9, nesterov: false, dampening: 0.0 }, groups);
         let shape = model.input_shape(batch);
         let stream = Stream::new(0, Purpose::Test, 0, 0);
-        let pixels: Vec<f32> =
-            (0..tilegrad_kernels::elements(&shape) as u64).map(|i| stream.normal(i) as f32).collect();
+        let pixels: Vec<f32> = (0..tilegrad_kernels::elements(&shape) as u64)
+            .map(|i| stream.normal(i) as f32)
+            .collect();
         let stream = Stream::new(0, Purpose::Test, 0, 1);
         let labels: Vec<i32> =
             (0..batch as u64).map(|i| stream.below(i, CLASSES as u32) as i32).collect();

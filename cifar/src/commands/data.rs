@@ -25,7 +25,8 @@ pub enum DataCommand {
 /// Arguments of `cifar data import`.
 #[derive(Debug, Args)]
 pub struct ImportArgs {
-    /// Folder or tar (plain, .gz, .xz) with train/CLASS/*.jpg and test/CLASS/*.jpg, or CLASS/*.jpg; PNG works too.
+    /// Folder or tar (plain, .gz, .xz) with train/CLASS/*.jpg and test/CLASS/*.jpg, or
+    /// CLASS/*.jpg; PNG works too.
     source: PathBuf,
     /// Directory to make.
     #[arg(long)]
@@ -145,7 +146,7 @@ fn run_download(args: &DownloadArgs) -> Result<()> {
         archive.url = url.clone();
     }
     let folder = download(&archive, &args.out)?;
-    println!("{}: ready; use it with --data {}", folder.display(), args.out.display());
+    println!("{0}: ready; use it with --data {0}", folder.display());
     Ok(())
 }
 

@@ -24,8 +24,8 @@ pub struct Args {
     /// Test images of the embedded set
     #[arg(long, value_name = "N", default_value_t = data::synthetic::TEST_IMAGES)]
     synthetic_test: usize,
-    /// The checkpoint is a PyTorch state dict (as safetensors) of this model; images are normalised with the mean and
-    /// deviation of the training images
+    /// The checkpoint is a PyTorch state dict (as safetensors) of this model; images are normalised
+    /// with the mean and deviation of the training images
     #[arg(long, value_name = "MODEL")]
     torch: Option<String>,
     /// Images a batch

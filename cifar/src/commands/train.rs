@@ -10,8 +10,9 @@ use crate::device::Compute;
 use crate::presets;
 use crate::train::{self, Limits, Start};
 
-/// Flags of `cifar train`.
+/// Flags of `cifar train`. Of a flag given twice the last value counts.
 #[derive(clap::Args)]
+#[command(args_override_self = true)]
 pub struct Args {
     /// Start from a recipe: quick, guide, or one named like a model
     #[arg(long, value_name = "NAME")]
@@ -61,7 +62,8 @@ pub fn run(args: Args) -> Result<ExitCode> {
     Ok(ExitCode::from(code))
 }
 
-/// The configuration of a run to resume, with `given` on top, which must not change what the run computes.
+/// The configuration of a run to resume, with `given` on top, which must not change what the run
+/// computes.
 fn saved_config(dir: &Path, given: &Overrides) -> Result<Config> {
     let path = dir.join("config.toml");
     ensure!(path.is_file(), "{} holds no run to resume: it has no config.toml", dir.display());
@@ -69,7 +71,8 @@ fn saved_config(dir: &Path, given: &Overrides) -> Result<Config> {
     let config = saved.clone().resolve()?;
     if let Some((name, here, there)) = given.conflict(&config)? {
         anyhow::bail!(
-            "--{name} {here} contradicts the run in {}, which has {there}: a resumed run keeps its settings",
+            "--{name} {here} contradicts the run in {}, which has {there}: a resumed run keeps \
+             its settings",
             dir.display()
         );
     }

@@ -21,13 +21,17 @@ pub struct ImageFile {
     pub bytes: Result<Vec<u8>, String>,
 }
 
-/// Calls `visit` for each JPEG or PNG file (by its name) of a folder or tar. Returns how many other files it passed over;
-/// hidden ones are not counted.
+/// Calls `visit` for each JPEG or PNG file (by its name) of a folder or tar. Returns how many
+/// other files it passed over; hidden ones are not counted.
 ///
-/// Errors: a source that is neither; a damaged archive; an archive with an entry that would lie outside it.
-pub fn visit_images(source: &Path, visit: &mut dyn FnMut(ImageFile) -> Result<()>) -> Result<usize> {
-    let metadata = std::fs::metadata(source)
-        .with_context(|| format!("cannot read {}", source.display()))?;
+/// Errors: a source that is neither; a damaged archive; an archive with an entry that would lie
+/// outside it.
+pub fn visit_images(
+    source: &Path,
+    visit: &mut dyn FnMut(ImageFile) -> Result<()>,
+) -> Result<usize> {
+    let metadata =
+        std::fs::metadata(source).with_context(|| format!("cannot read {}", source.display()))?;
     if metadata.is_dir() {
         let mut others = 0;
         visit_folder(source, "", 0, &mut others, visit)?;
@@ -171,7 +175,8 @@ fn open(path: &Path) -> Result<Box<dyn Read>> {
 fn plausible_old_tar(head: &[u8]) -> bool {
     let stored = std::str::from_utf8(&head[148..156]).unwrap_or("");
     let stored = stored.trim_matches(|c: char| c == '\0' || c == ' ');
-    let sum: u32 = (0..512).map(|i| if (148..156).contains(&i) { 32 } else { head[i] as u32 }).sum();
+    let sum: u32 =
+        (0..512).map(|i| if (148..156).contains(&i) { 32 } else { head[i] as u32 }).sum();
     u32::from_str_radix(stored, 8) == Ok(sum)
 }
 

@@ -1,10 +1,11 @@
 //! The CIFAR binary layout: files of records, each a label and three colour planes.
 //!
-//! - CIFAR-10: `data_batch_1.bin` .. `data_batch_5.bin`, `test_batch.bin`; 1 label byte, 3 x 32 x 32 bytes; names of the
-//!   classes in `batches.meta.txt`.
-//! - CIFAR-100: `train.bin`, `test.bin`; 2 label bytes (coarse, fine), of which the fine one is used;
-//!   `fine_label_names.txt`.
-//! - Ours: CIFAR-10's files with a `dataset.json` beside them, which gives image size, classes, counts and checksums.
+//! - CIFAR-10: `data_batch_1.bin` .. `data_batch_5.bin`, `test_batch.bin`; 1 label byte, 3 x 32 x
+//!   32 bytes; names of the classes in `batches.meta.txt`.
+//! - CIFAR-100: `train.bin`, `test.bin`; 2 label bytes (coarse, fine), of which the fine one is
+//!   used; `fine_label_names.txt`.
+//! - Ours: CIFAR-10's files with a `dataset.json` beside them, which gives image size, classes,
+//!   counts and checksums.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -131,13 +132,15 @@ fn name(split: Split) -> &'static str {
 /// Finds the files of a split.
 fn find(dir: &Path, split: Split) -> Result<Layout> {
     ensure!(dir.exists(), "{}: no such directory{}", dir.display(), how_to_make(dir));
-    ensure!(dir.is_dir(), "{}: not a directory; --data takes a data set's directory", dir.display());
+    ensure!(dir.is_dir(), "{}: not a directory, but a data set is one", dir.display());
     let inside = SUBDIRECTORIES.iter().map(|sub| dir.join(sub));
     for dir in std::iter::once(dir.to_path_buf()).chain(inside) {
         if dir.join(manifest::FILE_NAME).is_file() {
             return with_manifest(&dir, split);
         }
-        if (1..=5).any(|i| dir.join(batch_name(i)).is_file()) || dir.join("test_batch.bin").is_file() {
+        if (1..=5).any(|i| dir.join(batch_name(i)).is_file())
+            || dir.join("test_batch.bin").is_file()
+        {
             return cifar10(&dir, split);
         }
         if dir.join("train.bin").is_file() || dir.join("test.bin").is_file() {
@@ -146,7 +149,8 @@ fn find(dir: &Path, split: Split) -> Result<Layout> {
     }
     let folders = if dir.join("train").is_dir() { " (but a folder 'train')" } else { "" };
     bail!(
-        "{}: no data set here: looked for {}, data_batch_1.bin and train.bin, here and in {}{folders}{}",
+        "{}: no data set here: looked for {}, data_batch_1.bin and train.bin, here and in \
+         {}{folders}{}",
         dir.display(),
         manifest::FILE_NAME,
         SUBDIRECTORIES.join(" and "),
@@ -156,7 +160,8 @@ fn find(dir: &Path, split: Split) -> Result<Layout> {
 
 fn how_to_make(dir: &Path) -> String {
     format!(
-        "; `cifar data import IMAGES --out {0}` or `cifar data download cifar10 --out {0}` makes one",
+        "; `cifar data import IMAGES --out {0}` or `cifar data download cifar10 --out {0}` makes \
+         one",
         dir.display()
     )
 }
@@ -191,9 +196,9 @@ fn cifar10(dir: &Path, split: Split) -> Result<Layout> {
     let record_len = 1 + 32 * 32 * 3;
     let files = match split {
         Split::Train => {
-            let counts = batches.iter().map(|path| {
-                count_records(&ExpectedFile::unchecked(path.clone()), record_len)
-            });
+            let counts = batches
+                .iter()
+                .map(|path| count_records(&ExpectedFile::unchecked(path.clone()), record_len));
             let counts = counts.collect::<Result<Vec<usize>>>()?;
             // Without a manifest a file cut between two records shows only beside the others.
             for (path, &count) in batches.iter().zip(&counts) {
@@ -240,7 +245,8 @@ fn check_official(
         Split::Test => (test, test_records, train, train_records),
     };
     if bytes(other) == Some((official * record_len) as u64) {
-        let file = ExpectedFile { records: Some(expected), ..ExpectedFile::unchecked(wanted.into()) };
+        let file =
+            ExpectedFile { records: Some(expected), ..ExpectedFile::unchecked(wanted.into()) };
         count_records(&file, record_len)?;
     }
     Ok(())
@@ -267,25 +273,27 @@ fn count_records(file: &ExpectedFile, record_len: usize) -> Result<usize> {
         let expected = records * record_len;
         ensure!(
             bytes >= expected,
-            "{path}: truncated: expected {expected} bytes ({records} records of {record_len}), got {bytes}"
+            "{path}: truncated: expected {expected} bytes ({records} records of {record_len}), got \
+             {bytes}"
         );
         ensure!(
             bytes == expected,
-            "{path}: too long: expected {expected} bytes ({records} records of {record_len}), got {bytes}"
+            "{path}: too long: expected {expected} bytes ({records} records of {record_len}), got \
+             {bytes}"
         );
     }
     ensure!(
         bytes.is_multiple_of(record_len),
-        "{path}: truncated: expected a multiple of {record_len} bytes (one record), got {bytes}, which is {} \
-         records and {} bytes",
+        "{path}: truncated: expected a multiple of {record_len} bytes (one record), got {bytes}, \
+         which is {} records and {} bytes",
         bytes / record_len,
         bytes % record_len
     );
     Ok(bytes / record_len)
 }
 
-/// Writes a data set into an existing directory: up to five training files, a test file, `batches.meta.txt` and
-/// `dataset.json`.
+/// Writes a data set into an existing directory: up to five training files, a test file,
+/// `batches.meta.txt` and `dataset.json`.
 pub fn write(dir: &Path, train: &Dataset, test: &Dataset) -> Result<()> {
     assert_eq!((train.size, &train.classes), (test.size, &test.classes), "splits of two data sets");
     let mut files = Vec::new();
@@ -339,8 +347,9 @@ fn write_synced(path: &Path, bytes: &[u8]) -> Result<()> {
     write().with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// Writes a data set as the new directory `out`: first beside it under another name, then renamed, so that a half
-/// written one is never seen. A non-empty `out` is refused, unless `replace` is set and it holds a data set of ours.
+/// Writes a data set as the new directory `out`: first beside it under another name, then renamed,
+/// so that a half written one is never seen. A non-empty `out` is refused, unless `replace` is set
+/// and it holds a data set of ours.
 pub fn save(out: &Path, train: &Dataset, test: &Dataset, replace: bool) -> Result<()> {
     check_output(out, replace)?;
     let parent = match out.parent() {
@@ -349,7 +358,8 @@ pub fn save(out: &Path, train: &Dataset, test: &Dataset, replace: bool) -> Resul
     };
     std::fs::create_dir_all(parent).with_context(|| format!("cannot make {}", parent.display()))?;
     let context = || format!("cannot write {}", out.display());
-    let new = tempfile::Builder::new().prefix(".import-").tempdir_in(parent).with_context(context)?;
+    let new =
+        tempfile::Builder::new().prefix(".import-").tempdir_in(parent).with_context(context)?;
     let inner = new.path().join("new");
     std::fs::create_dir(&inner).with_context(context)?;
     write(&inner, train, test)?;
@@ -366,17 +376,19 @@ pub fn save(out: &Path, train: &Dataset, test: &Dataset, replace: bool) -> Resul
     std::fs::rename(&inner, out).with_context(context)
 }
 
-/// Refuses an output directory that has something in it which may not be replaced. Worth calling before the work.
+/// Refuses an output directory that has something in it which may not be replaced. Worth calling
+/// before the work.
 pub fn check_output(out: &Path, replace: bool) -> Result<()> {
     if !out.exists() {
         return Ok(());
     }
     ensure!(out.is_dir(), "{}: exists and is not a directory", out.display());
-    let empty = out.read_dir().with_context(|| format!("cannot read {}", out.display()))?.next().is_none();
+    let empty =
+        out.read_dir().with_context(|| format!("cannot read {}", out.display()))?.next().is_none();
     if empty {
         return Ok(());
     }
-    ensure!(replace, "{}: exists and is not empty; name another directory, or --replace it", out.display());
+    ensure!(replace, "{}: exists and is not empty; name another, or --replace it", out.display());
     let path = out.join(manifest::FILE_NAME);
     ensure!(path.is_file(), "{}: holds no data set of ours, so it is not replaced", out.display());
     let manifest = Manifest::read(&path)?;

@@ -52,8 +52,9 @@ impl Archive {
     }
 }
 
-/// Tries before an unreliable connection is given up; each goes on where the last one stopped.
-const ATTEMPTS: u32 = 5;
+/// Attempts in a row that bring no byte before a connection is given up. Each goes on where the
+/// last one stopped.
+const ATTEMPTS: u32 = 4;
 
 /// Largest file that is unpacked.
 const MAX_UNPACKED_BYTES: u64 = 1 << 30;
@@ -61,7 +62,8 @@ const MAX_UNPACKED_BYTES: u64 = 1 << 30;
 /// Downloads an archive into `out`, checks and unpacks it, and returns the data set's directory,
 /// `out/<archive's folder>`. A directory already there is kept if it loads.
 ///
-/// What was received of an interrupted download stays in a `.part` file, from which the next one goes on.
+/// What was received of an interrupted download stays in a `.part` file, from which the next one
+/// goes on.
 pub fn download(archive: &Archive, out: &Path) -> Result<PathBuf> {
     let folder = out.join(&archive.folder);
     if folder.exists() {
@@ -82,7 +84,8 @@ fn verify(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Downloads to `file`, by way of `file.part`, and checks the SHA-256. Does nothing if `file` is there and right.
+/// Downloads to `file`, by way of `file.part`, and checks the SHA-256. Does nothing if `file` is
+/// there and right.
 pub fn fetch(archive: &Archive, file: &Path) -> Result<()> {
     if file.exists() {
         let got = sha256_file(file)?;
@@ -103,27 +106,30 @@ pub fn fetch(archive: &Archive, file: &Path) -> Result<()> {
     let progress = ProgressBar::new(archive.bytes);
     let style = "{bar:32} {decimal_bytes}/{decimal_total_bytes} {decimal_bytes_per_sec} ETA {eta}";
     progress.set_style(ProgressStyle::with_template(style).expect("the template is valid"));
-    let mut failure = None;
-    for attempt in 0..ATTEMPTS {
-        if attempt > 0 {
-            std::thread::sleep(Duration::from_millis(200 << attempt));
-        }
+    let length = |output: &File| output.metadata().map(|m| m.len()).with_context(context);
+    let mut attempt = 1;
+    let failure = loop {
+        let before = length(&output)?;
         match receive(archive, &mut output, &progress) {
-            Ok(()) => {
-                failure = None;
-                break;
-            }
+            Ok(()) => break None,
             Err(Failure::Final(error)) => return Err(error),
-            Err(Failure::Connection(error)) => failure = Some(error),
+            Err(Failure::Connection(error)) => {
+                attempt = if length(&output)? > before { 1 } else { attempt + 1 };
+                if attempt > ATTEMPTS {
+                    break Some(error);
+                }
+                std::thread::sleep(Duration::from_millis(50 << attempt));
+            }
         }
-    }
+    };
     progress.finish_and_clear();
     output.sync_all().with_context(context)?;
-    let received = output.metadata().with_context(context)?.len();
+    let received = length(&output)?;
     drop(output);
     if let Some(error) = failure {
         bail!(
-            "{}: {error:#}; {received} of {} bytes are in {}; run the same command again to go on from there",
+            "{}: {error:#}; {received} of {} bytes are in {}; run the same command again to go on \
+             from there",
             archive.url,
             archive.bytes,
             part.display()
@@ -220,8 +226,8 @@ fn receive(
     Ok(())
 }
 
-/// Unpacks the files in the archive's folder into `out/<folder>`: first into a temporary directory, which is renamed once
-/// the data in it has been read successfully.
+/// Unpacks the files in the archive's folder into `out/<folder>`: first into a temporary
+/// directory, which is renamed once the data in it has been read successfully.
 pub fn unpack(archive: &Archive, file: &Path, out: &Path) -> Result<()> {
     let context = || format!("cannot write into {}", out.display());
     let temporary =

@@ -12,8 +12,8 @@ pub fn width(text: &str, scale: u32) -> u32 {
     (text.chars().count() as u32 * ADVANCE).saturating_sub(1) * scale
 }
 
-/// Draws `text` with its upper left corner at (x, y); what lies outside the picture is cut off. Characters beyond ASCII
-/// become boxes.
+/// Draws `text` with its upper left corner at (x, y); what lies outside the picture is cut off.
+/// Characters beyond ASCII become boxes.
 pub fn draw(image: &mut RgbImage, x: u32, y: u32, scale: u32, colour: Rgb<u8>, text: &str) {
     for (i, character) in text.chars().enumerate() {
         let left = x + i as u32 * ADVANCE * scale;

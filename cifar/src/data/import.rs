@@ -1,7 +1,8 @@
 //! Folders and tars of image files become a data set.
 //!
-//! Where an image lies says what it is: `train/CLASS/x.jpg` and `test/CLASS/x.jpg`, or just `CLASS/x.jpg`, of which then
-//! a part of each class is held out for the test. All of it may lie inside further folders, the same for all images.
+//! Where an image lies says what it is: `train/CLASS/x.jpg` and `test/CLASS/x.jpg`, or just
+//! `CLASS/x.jpg`, of which then a part of each class is held out for the test. All of it may lie
+//! inside further folders, the same for all images.
 
 use std::collections::BTreeMap;
 use std::io::Cursor;
@@ -69,8 +70,9 @@ struct Item {
 
 /// Reads all images of a folder or tar into memory, `[size, size, 3]` each.
 ///
-/// Errors, one line each: no images, images outside class folders or at differing depths, images that cannot be read
-/// (unless they shall be skipped), a class without training images, a source that is neither folder nor tar.
+/// Errors, one line each: no images, images outside class folders or at differing depths, images
+/// that cannot be read (unless they shall be skipped), a class without training images, a source
+/// that is neither folder nor tar.
 pub fn import(source: &Path, options: &ImportOptions) -> Result<Imported> {
     let ImportOptions { size, test_fraction, skip_bad, seed } = *options;
     ensure!(
@@ -88,14 +90,16 @@ pub fn import(source: &Path, options: &ImportOptions) -> Result<Imported> {
     let found = items.len() + bad.len();
     ensure!(
         found > 0,
-        "{}: no JPEG or PNG images inside; expected train/CLASS/*.jpg and test/CLASS/*.jpg, or CLASS/*.jpg",
+        "{}: no JPEG or PNG images inside; expected train/CLASS/*.jpg and test/CLASS/*.jpg, or \
+         CLASS/*.jpg",
         source.display()
     );
     if !bad.is_empty() && !skip_bad {
         let shown = bad[..bad.len().min(5)].join("; ");
         let more = if bad.len() > 5 { "; ..." } else { "" };
         bail!(
-            "{}: {} of {found} images cannot be read: {shown}{more} -- repair or remove them, or pass --skip-bad",
+            "{}: {} of {found} images cannot be read: {shown}{more} -- repair or remove them, or \
+             pass --skip-bad",
             source.display(),
             bad.len()
         );
@@ -194,8 +198,9 @@ fn read_images(source: &Path, size: usize) -> Result<(Vec<Item>, Vec<String>, us
 
 /// An image file's bytes as `[size, size, 3]` RGB.
 ///
-/// The image is turned as its EXIF data says, laid on white where it is transparent, cut to its central square, and
-/// resized (Catmull-Rom, which averages when it shrinks) unless it has the size already.
+/// The image is turned as its EXIF data says, laid on white where it is transparent, cut to its
+/// central square, and resized (Catmull-Rom, which averages when it shrinks) unless it has the
+/// size already.
 pub fn decode_square(bytes: &[u8], size: usize) -> Result<Vec<u8>> {
     let mut reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format()?;
     ensure!(reader.format().is_some(), "neither JPEG nor PNG");
@@ -217,7 +222,8 @@ pub fn decode_square(bytes: &[u8], size: usize) -> Result<Vec<u8>> {
     }
     let square = width.min(height) as f64;
     let (left, top) = ((width as f64 - square) / 2.0, (height as f64 - square) / 2.0);
-    let source = fir::images::Image::from_vec_u8(width, height, rgb.into_raw(), fir::PixelType::U8x3)?;
+    let source =
+        fir::images::Image::from_vec_u8(width, height, rgb.into_raw(), fir::PixelType::U8x3)?;
     let mut target = fir::images::Image::new(side, side, fir::PixelType::U8x3);
     let options = fir::ResizeOptions::new()
         .crop(left.floor(), top.floor(), square, square)
@@ -268,7 +274,8 @@ fn check_depths(items: &[Item], places: &[Place]) -> Result<()> {
         let first = &places[0];
         ensure!(
             place.prefix == first.prefix && place.split.is_some() == first.split.is_some(),
-            "images do not lie alike: '{}' and '{}'; expected train/CLASS/* and test/CLASS/*, or CLASS/* for all",
+            "images do not lie alike: '{}' and '{}'; expected train/CLASS/* and test/CLASS/*, or \
+             CLASS/* for all",
             items[0].path,
             item.path
         );
@@ -276,8 +283,8 @@ fn check_depths(items: &[Item], places: &[Place]) -> Result<()> {
     Ok(())
 }
 
-/// Class names in the order of their labels (CIFAR-10's own if they are its names, otherwise sorted), and each item's
-/// label.
+/// Class names in the order of their labels (CIFAR-10's own if they are its names, otherwise
+/// sorted), and each item's label.
 fn label(names: &[&str]) -> (Vec<String>, Vec<u16>) {
     let mut index: BTreeMap<&str, u16> = names.iter().map(|&name| (name, 0)).collect();
     let mut classes: Vec<String> = index.keys().map(|name| name.to_string()).collect();

@@ -1,6 +1,7 @@
 //! `dataset.json`: what the CIFAR binary layout leaves open, and checksums.
 //!
-//! Files written by this program have it beside them. Without it the official sets' shape is assumed.
+//! Files written by this program have it beside them. Without it the official sets' shape is
+//! assumed.
 
 use std::fs::File;
 use std::io::Read;

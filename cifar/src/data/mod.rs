@@ -22,18 +22,8 @@ use sha2::{Digest, Sha256};
 use tilegrad_kernels::philox::{Purpose, Stream};
 
 /// CIFAR-10's classes in the order of their labels.
-pub const CIFAR10_CLASSES: [&str; 10] = [
-    "airplane",
-    "automobile",
-    "bird",
-    "cat",
-    "deer",
-    "dog",
-    "frog",
-    "horse",
-    "ship",
-    "truck",
-];
+pub const CIFAR10_CLASSES: [&str; 10] =
+    ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"];
 
 /// Which part of a data set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -59,10 +49,11 @@ pub struct Dataset {
 }
 
 impl Dataset {
-    /// Reads one split of the data set in `dir`: the CIFAR-10 or CIFAR-100 binary layout, or an import of ours.
+    /// Reads one split of the data set in `dir`: the CIFAR-10 or CIFAR-100 binary layout, or an
+    /// import of ours.
     ///
-    /// Errors are one line each: no data in `dir`, a truncated file, a wrong count, a label out of range, a checksum
-    /// that differs from `dataset.json`'s.
+    /// Errors are one line each: no data in `dir`, a truncated file, a wrong count, a label out of
+    /// range, a checksum that differs from `dataset.json`'s.
     pub fn load(dir: &Path, split: Split) -> anyhow::Result<Dataset> {
         binary::load(dir, split)
     }
@@ -88,8 +79,8 @@ impl Dataset {
         &self.images[i * bytes..(i + 1) * bytes]
     }
 
-    /// The first 16 hex digits of a SHA-256 over size, class names, labels and pixels: equal for equal contents, however
-    /// they are stored.
+    /// The first 16 hex digits of a SHA-256 over size, class names, labels and pixels: equal for
+    /// equal contents, however they are stored.
     pub fn fingerprint(&self) -> String {
         let mut hash = Sha256::new();
         hash.update((self.size as u64).to_le_bytes());
@@ -107,8 +98,9 @@ impl Dataset {
 
     /// Mean and (population) standard deviation of each channel, of values scaled to 0..1.
     ///
-    /// Sums are kept in integers, so the result does not depend on an order of summation. A channel that never varies
-    /// gets the deviation 1, so that one may always divide by it. No images: mean 0, deviation 1.
+    /// Sums are kept in integers, so the result does not depend on an order of summation. A
+    /// channel that never varies gets the deviation 1, so that one may always divide by it. No
+    /// images: mean 0, deviation 1.
     pub fn mean_std(&self) -> ([f32; 3], [f32; 3]) {
         let (mut sum, mut squares) = ([0u64; 3], [0u64; 3]);
         // 4,096 pixels at a time: the sums of a block fit 32 bits, which vectorises.
@@ -160,8 +152,8 @@ impl Dataset {
         }
     }
 
-    /// Splits off a validation set: (the rest, `fraction` of each class, rounded), both in the original order. Which
-    /// images are taken depends on `seed` alone.
+    /// Splits off a validation set: (the rest, `fraction` of each class, rounded), both in the
+    /// original order. Which images are taken depends on `seed` alone.
     pub fn split_validation(&self, fraction: f64, seed: u64) -> (Dataset, Dataset) {
         let held_out = stratified(&self.labels, self.classes.len(), fraction, seed);
         let part = |wanted: bool| {
@@ -201,7 +193,8 @@ pub enum Order {
     Records = 2,
 }
 
-/// A permutation of `0..n` that depends on (n, seed, use, epoch) only: Fisher-Yates over a Philox stream.
+/// A permutation of `0..n` that depends on (n, seed, use, epoch) only: Fisher-Yates over a Philox
+/// stream.
 pub fn permutation(n: usize, seed: u64, order: Order, epoch: u32) -> Vec<u32> {
     assert!(n <= u32::MAX as usize, "permutation: {n} items are more than 2^32 - 1");
     let stream = Stream::new(seed, Purpose::Shuffle, epoch, order as u32);
@@ -277,7 +270,8 @@ mod tests {
         let (train, validation) = set.split_validation(0.5, 3);
         assert_eq!(validation.class_counts(), vec![3, 2]);
         assert_eq!(train.class_counts(), vec![3, 2]);
-        let mut all: Vec<&[u8]> = (0..5).flat_map(|i| [train.image(i), validation.image(i)]).collect();
+        let mut all: Vec<&[u8]> =
+            (0..5).flat_map(|i| [train.image(i), validation.image(i)]).collect();
         let mut original: Vec<&[u8]> = (0..10).map(|i| set.image(i)).collect();
         all.sort_unstable();
         original.sort_unstable();

@@ -23,8 +23,9 @@ const NAME_LETTERS: usize = 20;
 /// Up to so many classes stand one a row; more are set in several columns.
 const ROWS: usize = 25;
 
-/// A row a class: name, `samples` training images (the first of the class), a bar for the training and one for the test
-/// images with their numbers. With many classes, rows continue in further columns.
+/// A row a class: name, `samples` training images (the first of the class), a bar for the training
+/// and one for the test images with their numbers. With many classes, rows continue in further
+/// columns.
 pub fn overview(train: &Dataset, test: &Dataset, samples: usize) -> RgbImage {
     let classes = train.classes.len();
     let columns = classes.div_ceil(ROWS).max(1);
@@ -35,10 +36,11 @@ pub fn overview(train: &Dataset, test: &Dataset, samples: usize) -> RgbImage {
     let zoom = (64 / train.size as u32).max(1);
     let cell = (train.size as u32 * zoom).min(96);
     let names: Vec<String> = train.classes.iter().map(|c| short(c)).collect();
-    let text_width = |texts: &[String]| texts.iter().map(|t| font::width(t, TEXT)).max().unwrap_or(0);
+    let text_width =
+        |texts: &[String]| texts.iter().map(|t| font::width(t, TEXT)).max().unwrap_or(0);
     let name_width = text_width(&names);
     let counts = [train.class_counts(), test.class_counts()];
-    let labels = counts.each_ref().map(|c| c.iter().map(usize::to_string).collect::<Vec<_>>());
+    let labels = counts.each_ref().map(|c| c.iter().map(|&n| thousands(n)).collect::<Vec<_>>());
     let number_width = text_width(&labels.concat());
     let samples_at = name_width + 12;
     let bars_at = samples_at + samples * (cell + 2) + 14;
@@ -87,8 +89,21 @@ fn heading(image: &mut RgbImage, train: &Dataset, test: &Dataset) {
         x += font::width(text, TEXT) + 28;
     };
     write(None, &format!("{} classes, {size}x{size} pixels", train.classes.len()));
-    write(Some(TRAIN), &format!("{} training images", train.len()));
-    write(Some(TEST), &format!("{} test images", test.len()));
+    write(Some(TRAIN), &format!("{} training images", thousands(train.len())));
+    write(Some(TEST), &format!("{} test images", thousands(test.len())));
+}
+
+/// A number with commas: 50,000.
+fn thousands(n: usize) -> String {
+    let digits = n.to_string();
+    let mut text = String::new();
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
 }
 
 /// A class name that fits its column.

@@ -1,8 +1,8 @@
 //! A data set drawn from a seed: ten kinds of figures and textures on 32x32 colour images.
 //!
-//! Position, size, angle, colours and polarity are random, and lines and specks clutter the picture. So no pixel alone
-//! says anything of the class, and a linear model learns next to nothing, while a small convolutional network learns it
-//! well.
+//! Position, size, angle, colours and polarity are random, and lines and specks clutter the
+//! picture. So no pixel alone says anything of the class, and a linear model learns next to
+//! nothing, while a small convolutional network learns it well.
 
 use tilegrad_kernels::philox::{Purpose, Stream};
 
@@ -28,12 +28,17 @@ pub const CLASSES: [&str; 10] = [
     "dots",
 ];
 
-/// Draws `n_train` and `n_test` images. Image i of a split depends only on (seed, split, i), and has label i mod 10.
+/// Draws `n_train` and `n_test` images. Image i of a split depends only on (seed, split, i), and
+/// has label i mod 10.
 pub fn generate(n_train: usize, n_test: usize, seed: u64) -> (Dataset, Dataset) {
     let draw = |n: usize, split: u32| {
         let mut images = vec![0; n * SIZE * SIZE * 3];
         for (i, image) in images.chunks_exact_mut(SIZE * SIZE * 3).enumerate() {
-            draw_image(i % CLASSES.len(), Stream::new(seed, Purpose::Synthetic, split, i as u32), image);
+            draw_image(
+                i % CLASSES.len(),
+                Stream::new(seed, Purpose::Synthetic, split, i as u32),
+                image,
+            );
         }
         Dataset {
             images,
@@ -91,7 +96,8 @@ impl Figure {
         let radius = if texture { draws.range(8.0, 12.0) } else { draws.range(6.0, 11.0) };
         let room = SIZE as f32 - 2.0 * radius;
         let centre = [radius + room * draws.range(0.0, 1.0), radius + room * draws.range(0.0, 1.0)];
-        // Squares and stripes stay near their axes, so that stripes keep their name; the others turn freely.
+        // Squares and stripes stay near their axes, so that stripes keep their name; the others
+        // turn freely.
         let turn = draws.range(-1.0, 1.0);
         let angle = turn * if matches!(class, 4 | 5) { std::f32::consts::PI } else { 0.26 };
         let (sin, cos) = angle.sin_cos();
@@ -108,15 +114,16 @@ impl Figure {
         }
     }
 
-    /// How much of the pixel at (x, y) the figure covers, 0 to 1. Shapes are signed distances (negative inside), which a
-    /// ramp of one pixel turns into coverage.
+    /// How much of the pixel at (x, y) the figure covers, 0 to 1. Shapes are signed distances
+    /// (negative inside), which a ramp of one pixel turns into coverage.
     fn coverage(&self, x: f32, y: f32) -> f32 {
         let (dx, dy) = (x - self.centre[0], y - self.centre[1]);
         let (u, v) = (self.cos * dx + self.sin * dy, self.cos * dy - self.sin * dx);
         let (r, t) = (self.radius, self.thickness * self.radius);
         let disc = |r: f32| (u * u + v * v).sqrt() - r;
         let square = |r: f32| u.abs().max(v.abs()) - r;
-        // A square of the same area as a disc, so that size tells them apart as little as possible.
+        // A square of the same area as a disc, so that size tells them apart as little as
+        // possible.
         let side = 0.886 * r;
         let distance = match self.class {
             0 => disc(r),
@@ -158,7 +165,8 @@ impl Figure {
             }
             _ => {
                 let period = self.period;
-                let cell = |a: f32, phase: f32| ((a / period + phase).rem_euclid(1.0) - 0.5) * period;
+                let cell =
+                    |a: f32, phase: f32| ((a / period + phase).rem_euclid(1.0) - 0.5) * period;
                 let (a, b) = (cell(u, self.phase[0]), cell(v, self.phase[1]));
                 (a * a + b * b).sqrt() - 0.32 * period
             }
@@ -217,7 +225,8 @@ fn draw_image(class: usize, stream: Stream, image: &mut [u8]) {
         }
         blend(&mut colour, &figure_colour, figure.coverage(x, y));
         blend(&mut colour, &front.colour, front.coverage(x, y));
-        // Words from 4096 on are noise: a block a pixel, apart from the few that were drawn one by one.
+        // Words from 4096 on are noise: a block a pixel, apart from the few that were drawn one by
+        // one.
         let words = stream.block(1024 + i as u32);
         for (c, value) in pixel.iter_mut().enumerate() {
             // The difference of the word's halves: a triangular distribution in -1..1.

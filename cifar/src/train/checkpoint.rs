@@ -1,4 +1,5 @@
-//! `state.safetensors`: everything that a resumed run needs, in one file, so that no crash can tear it apart.
+//! `state.safetensors`: everything that a resumed run needs, in one file, so that no crash can tear
+//! it apart.
 
 use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
@@ -53,8 +54,8 @@ impl Position {
         sums.seconds += seconds;
     }
 
-    /// Ends the epoch; with a `patience` above 0, ends the run after so many epochs without a better accuracy. Returns
-    /// whether this epoch is the best so far.
+    /// Ends the epoch; with a `patience` above 0, ends the run after so many epochs without a
+    /// better accuracy. Returns whether this epoch is the best so far.
     pub fn finish_epoch(&mut self, row: Row, patience: u32) -> bool {
         self.rows.push(row);
         self.sums = Sums::default();
@@ -84,12 +85,7 @@ pub fn save(
 }
 
 /// Reads the state of a run into `model`, `update` and `meta`; the data must be the same.
-pub fn load(
-    run: &RunDir,
-    model: &Model,
-    update: &mut Update,
-    meta: &mut Meta,
-) -> Result<Position> {
+pub fn load(run: &RunDir, model: &Model, update: &mut Update, meta: &mut Meta) -> Result<Position> {
     let path = run.state();
     let checkpoint = Checkpoint::load(&path)?;
     let saved = model::meta(&checkpoint)?;

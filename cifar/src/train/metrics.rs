@@ -11,7 +11,8 @@ pub struct Row {
     pub step: u64,
     /// Mean over the epoch's training images, as the model was when it saw them.
     pub train_loss: f64,
-    /// Share of the epoch's training images that were classified right, as the model was when it saw them.
+    /// Share of the epoch's training images that were classified right, as the model was when it
+    /// saw them.
     pub train_accuracy: f64,
     /// Mean over the test images, without label smoothing.
     pub test_loss: f64,
@@ -128,7 +129,8 @@ impl Confusion {
     }
 }
 
-/// Position of the largest value; NaN counts as largest, so that it is never taken for a right answer by chance.
+/// Position of the largest value; NaN counts as largest, so that it is never taken for a right
+/// answer by chance.
 pub fn argmax(row: &[f32]) -> usize {
     let mut best = 0;
     for (i, v) in row.iter().enumerate() {

@@ -1,7 +1,8 @@
 //! Training: a run from its configuration to its last epoch, and again from wherever it stopped.
 //!
-//! All randomness is addressed by (seed, epoch, sample) or (seed, step), so a run's state is its parameters, its
-//! optimizer's state and its position. `--resume` continues in the middle of an epoch with the same bits.
+//! All randomness is addressed by (seed, epoch, sample) or (seed, step), so a run's state is its
+//! parameters, its optimizer's state and its position. `--resume` continues in the middle of an
+//! epoch with the same bits.
 
 mod checkpoint;
 mod diagnose;
@@ -85,7 +86,8 @@ fn normalisation(config: &Config, train: &Dataset) -> ([f32; 3], [f32; 3]) {
     }
 }
 
-/// Batches of both splits. A test batch has as many images as a training batch: those of a training batch, so that the memory pool serves both with the same blocks.
+/// Batches of both splits. A test batch has as many images as a training batch: those of a training
+/// batch, so that the memory pool serves both with the same blocks.
 fn loaders(
     config: &Config,
     train: Dataset,
@@ -321,7 +323,8 @@ impl Trainer {
         self.meta.step = row.step;
         self.meta.test_accuracy = Some(row.test_accuracy);
         self.meta.test_loss = Some(row.test_loss);
-        // Best before state: after a crash in between, the resumed run tests this epoch again and writes both.
+        // Best before state: after a crash in between, the resumed run tests this epoch again and
+        // writes both.
         if best {
             let path = self.run.best();
             self.saving(|t| Ok(model::checkpoint(&t.model, &t.meta)?.save(&path)?))?;

@@ -6,9 +6,7 @@ use tilegrad_engine::{Gradients, Tensor};
 use tilegrad_nn::schedule::{
     Constant, CosineAnnealing, OneCycle, PerEpoch, Schedule, StepLr, warmup_cosine,
 };
-use tilegrad_nn::{
-    AdamW, AdamWConfig, Model, Optimizer, ParamGroup, Sgd, SgdConfig, clip,
-};
+use tilegrad_nn::{AdamW, AdamWConfig, Model, Optimizer, ParamGroup, Sgd, SgdConfig, clip};
 
 use crate::config::{Config, OptimizerKind, ScheduleKind};
 

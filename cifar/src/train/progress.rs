@@ -1,4 +1,5 @@
-//! What a training run prints: a line an epoch, and in between a bar on a terminal or now and then a plain line.
+//! What a training run prints: a line an epoch, and in between a bar on a terminal or now and then
+//! a plain line.
 
 use std::io::{IsTerminal, stderr};
 use std::time::{Duration, Instant};
@@ -67,7 +68,8 @@ impl Progress {
     /// A line of the table.
     pub fn row(&mut self, run: &mut RunDir, row: &Row, eta: f64, best: bool) {
         let line = format!(
-            "{:>9}  {:>10.4} {:>6.2} %  {:>9.4} {:>6.2} %  {:>9.3e}  {:>9.4}  {:>8.0}  {:>7}  {:>7}{}",
+            "{:>9}  {:>10.4} {:>6.2} %  {:>9.4} {:>6.2} %  {:>9.3e}  {:>9.4}  {:>8.0}  \
+             {:>7}  {:>7}{}",
             format!("{}/{}", row.epoch, self.epochs),
             row.train_loss,
             100.0 * row.train_accuracy,

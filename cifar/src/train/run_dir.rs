@@ -25,7 +25,8 @@ pub struct RunDir {
 }
 
 impl RunDir {
-    /// Makes a new directory: `path`, or the first of `runs/train-1`, `runs/train-2`, ... that does not exist.
+    /// Makes a new directory: `path`, or the first of `runs/train-1`, `runs/train-2`, ... that does
+    /// not exist.
     pub fn create(path: Option<&Path>) -> Result<RunDir> {
         let root = match path {
             Some(path) => {
@@ -106,7 +107,8 @@ impl RunDir {
         let _ = writeln!(self.log, "{line}");
     }
 
-    /// Writes `metrics.csv` and `metrics.jsonl` anew from all rows, so that a row is never lost or doubled.
+    /// Writes `metrics.csv` and `metrics.jsonl` anew from all rows, so that a row is never lost or
+    /// doubled.
     pub fn write_metrics(&self, rows: &[Row]) -> Result<()> {
         let mut csv = format!("{}\n", Row::HEADER);
         let mut jsonl = String::new();
@@ -157,7 +159,8 @@ pub fn newest_checkpoint() -> Option<PathBuf> {
         .map(|(_, path)| path)
 }
 
-/// The weights that `path` stands for: itself, or of a run's directory the best, or the last if no epoch is done.
+/// The weights that `path` stands for: itself, or of a run's directory the best, or the last if no
+/// epoch is done.
 pub fn checkpoint_in(path: &Path) -> Result<PathBuf> {
     if !path.is_dir() {
         return Ok(path.to_path_buf());

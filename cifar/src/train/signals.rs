@@ -1,4 +1,5 @@
-//! Ctrl-C and SIGTERM: the first is a request to save and stop after the step, the second ends the process at once.
+//! Ctrl-C and SIGTERM: the first is a request to save and stop after the step, the second ends the
+//! process at once.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -19,7 +20,8 @@ impl Stop {
         let stop = Stop::default();
         let second = Arc::new(AtomicBool::new(false));
         for signal in [SIGINT, SIGTERM] {
-            // Handlers run in this order: the first signal finds `second` unset, sets it, and notes its number.
+            // Handlers run in this order: the first signal finds `second` unset, sets it, and notes
+            // its number.
             flag::register_conditional_default(signal, second.clone())
                 .and_then(|_| flag::register(signal, second.clone()))
                 .and_then(|_| flag::register_usize(signal, stop.signal.clone(), signal as usize))

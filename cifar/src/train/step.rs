@@ -25,7 +25,8 @@ pub struct StepStats {
 }
 
 impl Trainer {
-    /// Takes the next `accumulate` batches and updates the parameters once, with the mean gradient of their images.
+    /// Takes the next `accumulate` batches and updates the parameters once, with the mean gradient
+    /// of their images.
     pub(super) fn step(&mut self, batches: &mut Epoch) -> Result<StepStats> {
         let config = &self.config;
         let done = self.position.sums.steps as usize * config.accumulate * config.batch;
@@ -33,10 +34,12 @@ impl Trainer {
         let images = left.min(config.accumulate * config.batch);
         let mut stats = StepStats { images: images as u64, ..Default::default() };
         let mut gradients: Option<Gradients> = None;
+        let mut last = None;
         for part in 0..config.accumulate {
             let Some(batch) = batches.next() else { break };
             let share = batch.size as f64 / images as f64;
-            let new = self.backward(batch, part, share, &mut stats)?;
+            let (new, x) = self.backward(batch, part, share, &mut stats)?;
+            last = Some((x, self.context(part)));
             match &mut gradients {
                 Some(sum) => sum.accumulate(new)?,
                 None => gradients = Some(new),
@@ -48,10 +51,10 @@ impl Trainer {
         let norm = clip::gradient_norm(&self.model, &gradients)?;
         stats.grad_norm = norm.item()?;
         if !stats.loss.is_finite() || !stats.grad_norm.is_finite() {
-            let culprit = diagnose::culprit(&self.model, &gradients)?;
+            let culprit = diagnose::culprit(&self.model, &gradients, last)?;
             anyhow::bail!(
-                "step {}: the loss is {}, the gradient norm {}, at learning rate {lr:e}; {culprit}; \
-                 the last good checkpoint is {} (step {})",
+                "step {}: the loss is {}, the gradient norm {}, at learning rate {lr:e}; \
+                 {culprit}; the last good checkpoint is {} (step {})",
                 step + 1,
                 stats.loss / stats.images as f64,
                 stats.grad_norm,
@@ -63,14 +66,21 @@ impl Trainer {
         Ok(stats)
     }
 
-    /// Gradients of `share` times the mean loss of a batch.
+    /// For the forward pass of the step's batch number `part`: each batch of a run has dropout
+    /// masks of its own.
+    fn context(&self, part: usize) -> Context {
+        let pass = self.position.step * self.config.accumulate as u64 + part as u64;
+        Context::train(self.config.seed, pass as u32)
+    }
+
+    /// Gradients of `share` times the mean loss of a batch, and the batch's images.
     fn backward(
         &self,
         batch: Batch,
         part: usize,
         share: f64,
         stats: &mut StepStats,
-    ) -> Result<Gradients> {
+    ) -> Result<(Gradients, Tensor)> {
         let (backend, data) = (&self.compute.backend, self.train.dataset());
         let (n, size, classes) = (batch.size, data.size, data.classes.len());
         let x = Tensor::from_slice(backend, &batch.images, &[n, size, size, 3])?;
@@ -78,14 +88,13 @@ impl Trainer {
             Some(soft) => Tensor::from_slice(backend, soft, &[n, classes])?,
             None => Tensor::from_slice(backend, &batch.labels, &[n])?,
         };
-        let labels = batch.labels.clone();
+        let labels: Vec<usize> = match &batch.soft_targets {
+            Some(soft) => soft.chunks(classes).map(argmax).collect(),
+            None => batch.labels.iter().map(|&label| label as usize).collect(),
+        };
         // Its images go back to the loader before the step needs its memory.
         drop(batch);
-        // Dropout masks differ from batch to batch: one number for each batch of the run.
-        let pass = self.position.step * self.config.accumulate as u64 + part as u64;
-        let mut context = Context::train(self.config.seed, pass as u32);
-        let logits = self.model.forward(&x, &mut context)?;
-        drop(x);
+        let logits = self.model.forward(&x, &mut self.context(part))?;
         let losses = ops::cross_entropy(&logits, &targets, self.config.label_smoothing)?;
         let logits = logits.detach();
         let loss = ops::affine(&ops::mean(&losses, &[])?, share, 0.0)?;
@@ -94,10 +103,14 @@ impl Trainer {
         let gradients = loss.backward()?;
         stats.loss += values.to_vec::<f32>()?.iter().map(|&v| f64::from(v)).sum::<f64>();
         let logits = logits.to_vec::<f32>()?;
-        ensure!(logits.len() == n * classes, "the model gave {} logits for {n} images", logits.len());
+        ensure!(
+            logits.len() == n * classes,
+            "the model gave {} logits for {n} images",
+            logits.len()
+        );
         for (row, &label) in logits.chunks(classes).zip(&labels) {
-            stats.correct += u64::from(argmax(row) == label as usize);
+            stats.correct += u64::from(argmax(row) == label);
         }
-        Ok(gradients)
+        Ok((gradients, x))
     }
 }

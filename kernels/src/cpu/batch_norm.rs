@@ -1,5 +1,5 @@
-//! Batch normalisation. x, y and the residual `[rows, c]`; all else `[c]`. The formulas are in the reference's file of
-//! the same name.
+//! Batch normalisation. x, y and the residual `[rows, c]`; all else `[c]`. The formulas are in the
+//! reference's file of the same name.
 //!
 //! ```text
 //!   forward    pass 1  sums of a task's rows      reads x
@@ -22,8 +22,9 @@ const OP: &str = "batch_norm";
 const STATISTICS: usize = 3;
 const GRADIENTS: usize = 2;
 
-/// Sums of d = x - shift and of d² over a block of rows, and the shift: the block's first row, so that the squares do not
-/// cancel where the mean is large against the deviation. `out` is `[STATISTICS, sums.width()]`.
+/// Sums of d = x - shift and of d² over a block of rows, and the shift: the block's first row, so
+/// that the squares do not cancel where the mean is large against the deviation. `out` is
+/// `[STATISTICS, sums.width()]`.
 struct StatisticsKernel<'a> {
     sums: RowSums,
     task: usize,
@@ -64,9 +65,16 @@ impl Kernel for StatisticsKernel<'_> {
     }
 }
 
-/// mean = Σ x / rows and var = Σ (x - mean)² / rows, in f64 from the sums of the row blocks: block t with n_t rows and
-/// mean m_t contributes Σ d² - (Σ d)² / n_t + n_t (m_t - mean)² to the sum of squares (Chan, Golub and LeVeque 1983).
-fn combine_statistics(sums: RowSums, partials: &[f32], rows: usize, mean: &mut [f32], var: &mut [f32]) {
+/// mean = Σ x / rows and var = Σ (x - mean)² / rows, in f64 from the sums of the row blocks: block
+/// t with n_t rows and mean m_t contributes Σ d² - (Σ d)² / n_t + n_t (m_t - mean)² to the sum of
+/// squares (Chan, Golub and LeVeque 1983).
+fn combine_statistics(
+    sums: RowSums,
+    partials: &[f32],
+    rows: usize,
+    mean: &mut [f32],
+    var: &mut [f32],
+) {
     let width = sums.width();
     // (n_t, Σ d, Σ d², shift) of a column in each row block.
     let blocks = |column: usize| {
@@ -215,8 +223,9 @@ pub fn inference(
     apply(cpu, args, x, gamma, beta, mean, var, residual)
 }
 
-/// Σ g and Σ g (x - mean) over a block of rows, with g = dy where y is positive (everywhere without an activation);
-/// g is also written where it is wanted. `out` is `[GRADIENTS, sums.width()]`, `mean` is repeated.
+/// Σ g and Σ g (x - mean) over a block of rows, with g = dy where y is positive (everywhere without
+/// an activation); g is also written where it is wanted. `out` is `[GRADIENTS, sums.width()]`,
+/// `mean` is repeated.
 struct SumsKernel<'a> {
     sums: RowSums,
     task: usize,
@@ -235,7 +244,8 @@ impl Kernel for SumsKernel<'_> {
         let SumsKernel { sums, task, x, y, dy, mean, g, out } = self;
         let block = sums.block(task);
         let (c, width) = (block.columns.len(), block.width);
-        // Rows longer than a tile are cut into blocks of columns, and then the mean is not repeated.
+        // Rows longer than a tile are cut into blocks of columns, and then the mean is not
+        // repeated.
         let mean = if mean.len() > TILE { &mean[block.columns.clone()] } else { mean };
         let (mut first, mut second) = ([0.0f32; TILE], [0.0f32; TILE]);
         for run in block.runs() {
@@ -258,7 +268,8 @@ impl Kernel for SumsKernel<'_> {
                         *second = V::scalar_mul_add(g, x - mean, *second);
                     }
                     if let Some(g) = g {
-                        // SAFETY: the runs of different tasks are disjoint, and each is borrowed once.
+                        // SAFETY: the runs of different tasks are disjoint, and each is borrowed
+                        // once.
                         let g = unsafe { g.slice(run.start, n) };
                         for ((g, &dy), &y) in g.iter_mut().zip(dy).zip(&y[run]) {
                             *g = if y <= 0.0 { 0.0 } else { dy };
@@ -354,7 +365,7 @@ pub fn backward(
         (Activation::Identity, _) => None,
         (Activation::Relu, Some(y)) => Some(cpu.read::<f32>(OP, y, len)?),
         (Activation::Relu, None) => {
-            let detail = "the backward pass of an activation needs y, got none";
+            let detail = format!("the backward pass of {:?} needs y, got none", args.activation);
             return Err(Error::argument(OP, detail));
         }
     };

@@ -1,12 +1,12 @@
 //! Functions of two inputs whose shapes broadcast.
 //!
-//! Axes that repeat alike are merged, so that any pair of shapes becomes rows over a last axis on which each input is
-//! either a run of elements or one repeated element:
+//! Axes that repeat alike are merged, so that any pair of shapes becomes rows over a last axis on
+//! which each input is either a run of elements or one repeated element:
 //!
 //! ```text
 //!   [N, H, W, C] op [N, H, W, C]   1 row,          a and b runs
 //!   [N, H, W, C] op []             1 row,          a a run, b one element
-//!   [N, H, W, C] op [C]            N H W rows,     a and b runs; b stays where it is      (the bias)
+//!   [N, H, W, C] op [C]            N H W rows,     a and b runs; b stays where it is  (bias)
 //!   [N, C]       op [N, 1]         N rows,         a a run, b one element a row
 //! ```
 
@@ -28,7 +28,8 @@ trait Function: Copy + Sync {
 }
 
 macro_rules! function {
-    ($name:ident, |$a:ident, $b:ident, $dy:ident| $value:expr, $gradient_a:expr, $gradient_b:expr) => {
+    ($name:ident, |$a:ident, $b:ident, $dy:ident|
+     $value:expr, $gradient_a:expr, $gradient_b:expr) => {
         #[derive(Clone, Copy)]
         struct $name;
 
@@ -59,13 +60,14 @@ function!(Max, |a, b, dy| nan_max(a, b), share(a, b, dy), share(b, a, dy));
 /// The larger; NaN if either is.
 #[inline(always)]
 pub fn nan_max(a: f32, b: f32) -> f32 {
-    if larger(b, a) { b } else { a }
+    if (b > a) | b.is_nan() { b } else { a } // a stays if it is NaN: nothing is above it
 }
 
 /// a > b, where NaN is above every number.
 #[inline(always)]
+#[allow(clippy::neg_cmp_op_on_partial_ord)] // "not below or equal" holds for NaN too
 pub fn larger(a: f32, b: f32) -> bool {
-    (a > b) | (a.is_nan() & !b.is_nan())
+    !(a <= b) & !b.is_nan()
 }
 
 /// What reaches `this` of the gradient of max(this, other): all, half at a tie, nothing.
@@ -116,11 +118,15 @@ impl Plan {
         }
         let strides = |moves: &dyn Fn(&(usize, bool, bool)) -> bool| {
             let mut stride = 1;
-            let mut strides: Vec<usize> = axes.iter().rev().map(|axis| {
-                let here = if moves(axis) { stride } else { 0 };
-                stride *= if moves(axis) { axis.0 } else { 1 };
-                here
-            }).collect();
+            let mut strides: Vec<usize> = axes
+                .iter()
+                .rev()
+                .map(|axis| {
+                    let here = if moves(axis) { stride } else { 0 };
+                    stride *= if moves(axis) { axis.0 } else { 1 };
+                    here
+                })
+                .collect();
             strides.reverse();
             strides
         };
@@ -147,8 +153,8 @@ impl Plan {
         }
     }
 
-    /// Where the part of each input lies that element `start` of the result is made from. `start` is the beginning of
-    /// a row, or lies in the only row.
+    /// Where the part of each input lies that element `start` of the result is made from. `start`
+    /// is the beginning of a row, or lies in the only row.
     fn offsets(&self, start: usize) -> (usize, usize) {
         let (mut rest, mut a, mut b) = (start, 0, 0);
         for ((&size, &step_a), &step_b) in self.sizes.iter().zip(&self.a).zip(&self.b).rev() {
@@ -160,8 +166,9 @@ impl Plan {
         (a, b)
     }
 
-    /// For a matrix of short rows with one input that repeats along the rows: as [`super::tiles`] does it, the plan
-    /// of runs of many rows. The input that repeats must then be repeated to [`run_width`].
+    /// For a matrix of short rows with one input that repeats along the rows: as [`super::tiles`]
+    /// does it, the plan of runs of many rows. The input that repeats must then be repeated to
+    /// [`run_width`].
     fn tiled(&self) -> Option<Plan> {
         let (&[rows, c], true) = (&self.sizes[..], self.runs() == (true, true)) else {
             return None;
@@ -188,7 +195,8 @@ trait Rule: Copy + Sync {
 }
 
 macro_rules! rule {
-    ($name:ident $(<$f:ident>)?, $reads_dy:expr, |$self:ident, $a:ident, $b:ident, $dy:ident| $value:expr) => {
+    ($name:ident $(<$f:ident>)?, $reads_dy:expr,
+     |$self:ident, $a:ident, $b:ident, $dy:ident| $value:expr) => {
         #[derive(Clone, Copy)]
         struct $name $(<$f>($f))?;
 
@@ -227,8 +235,20 @@ impl<R: Rule> Kernel for Piece<'_, R> {
     fn run<V: Vector>(self) {
         let Piece { rule, plan, start, a, b, dy, y } = self;
         let inner = plan.inner();
+        // Along the axis before the last one, offsets go in steps; finding them anew needs
+        // divisions.
+        let axis = plan.sizes.len().saturating_sub(2);
+        let (step_a, step_b) = (plan.a[axis], plan.b[axis]);
+        let (mut at_a, mut at_b, mut rows_left) = (0, 0, 0);
         for (i, y) in y.chunks_mut(inner).enumerate() {
-            let (at_a, at_b) = plan.offsets(start + i * inner);
+            if rows_left == 0 {
+                (at_a, at_b) = plan.offsets(start + i * inner);
+                rows_left = plan.sizes[axis] - (start / inner + i) % plan.sizes[axis];
+            } else {
+                at_a += step_a;
+                at_b += step_b;
+            }
+            rows_left -= 1;
             let (a, b) = (&a[at_a..], &b[at_b..]);
             let dy = if R::READS_DY { &dy[i * inner..][..y.len()] } else { dy };
             match plan.runs() {
@@ -374,8 +394,10 @@ pub fn binary_backward(
     needs: [bool; 2],
 ) -> Result<[Option<Buffer>; 2]> {
     let name = op.name();
-    let (a_data, b_data) =
-        (cpu.read::<f32>(name, a, elements(&args.a))?, cpu.read::<f32>(name, b, elements(&args.b))?);
+    let (a_data, b_data) = (
+        cpu.read::<f32>(name, a, elements(&args.a))?,
+        cpu.read::<f32>(name, b, elements(&args.b))?,
+    );
     let dy_data = cpu.read::<f32>(name, dy, elements(&args.out))?;
     if args.a == args.b && needs == [true, true] && !matches!(op, Binary::Add | Binary::Sub) {
         let both = with_function!(op, f => both_gradients(cpu, f, a_data, b_data, dy_data))?;
@@ -429,13 +451,7 @@ fn both_gradients<F: Function>(
 }
 
 /// Sums `x` of shape `from` over the axes on which `to` has size 1.
-fn sum_to(
-    cpu: &Cpu,
-    op: &'static str,
-    from: &[usize],
-    to: &[usize],
-    x: Buffer,
-) -> Result<Buffer> {
+fn sum_to(cpu: &Cpu, op: &'static str, from: &[usize], to: &[usize], x: Buffer) -> Result<Buffer> {
     let reduced: Vec<bool> = from.iter().zip(to).map(|(&from, &to)| from != to).collect();
     if !reduced.contains(&true) {
         return Ok(x);
@@ -451,8 +467,8 @@ pub fn expand(cpu: &Cpu, shape: &[usize], kept: &[usize], x: &[f32]) -> Result<B
     map(cpu, First, &args, x, x, &[])
 }
 
-/// Gradient of a maximum: each x that equals its y gets an equal part of its dy. x has the shape `args.shape`, y and dy
-/// the kept shape.
+/// Gradient of a maximum: each x that equals its y gets an equal part of its dy. x has the shape
+/// `args.shape`, y and dy the kept shape.
 pub fn reduce_max_backward(
     cpu: &Cpu,
     args: &ReduceArgs,

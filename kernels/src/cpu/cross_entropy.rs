@@ -1,11 +1,12 @@
-//! Cross-entropy of logits `[count, classes]` with labels `[count]` or probabilities `[count, classes]`; the formulas are
-//! in the reference's file of the same name.
+//! Cross-entropy of logits `[count, classes]` with labels `[count]` or probabilities `[count,
+//! classes]`; the formulas are in the reference's file of the same name.
 //!
-//! With t' the smoothed targets, z = x - max x and L = ln Σ exp(z), the loss of a row is Σ t'_j (L - z_j).
+//! With t' the smoothed targets, z = x - max x and L = ln Σ exp(z), the loss of a row is Σ t'_j (L
+//! - z_j).
 
 use super::Cpu;
 use super::simd::{Kernel, Vector, math};
-use super::softmax::{max_and_sum_exp, sum_lanes};
+use super::softmax::{max_and_sum_exp, sum_of};
 use super::threads::TASK_ELEMENTS;
 use crate::*;
 
@@ -42,7 +43,7 @@ impl<'a> Targets<'a> {
 
     /// Those of the rows from `first` on.
     #[inline(always)]
-    fn from_row(self, first: usize, len: usize) -> Self {
+    fn skip_rows(self, first: usize, len: usize) -> Self {
         match self {
             Targets::Labels(labels) => Targets::Labels(&labels[first..]),
             Targets::Probabilities(p) => Targets::Probabilities(&p[first * len..]),
@@ -78,12 +79,13 @@ impl Kernel for Forward<'_> {
             *loss = match targets {
                 Targets::Labels(labels) => {
                     let at_label = term(keep, x[labels[row] as usize]);
-                    let even = if floor == 0.0 { 0.0 } else { sum_lanes(len, |i| term(floor, x[i])) };
+                    let even =
+                        if floor == 0.0 { 0.0 } else { sum_of::<V>(x, x, |x, _| term(floor, x)) };
                     at_label + even
                 }
                 Targets::Probabilities(p) => {
                     let p = &p[row * len..(row + 1) * len];
-                    sum_lanes(len, |i| term(V::scalar_mul_add(keep, p[i], floor), x[i]))
+                    sum_of::<V>(x, p, |x, p| term(V::scalar_mul_add(keep, p, floor), x))
                 }
             };
         }
@@ -107,7 +109,7 @@ pub fn forward(
         (log_sum_exp.slice_mut::<f32>(count), per_task),
         |i, loss, log_sum_exp| {
             let first = i * per_task;
-            let (x, targets) = (&x[first * len..], targets.from_row(first, len));
+            let (x, targets) = (&x[first * len..], targets.skip_rows(first, len));
             cpu.isa.run(Forward { len, smoothing, x, targets, loss, log_sum_exp })
         },
     );
@@ -151,7 +153,7 @@ impl Kernel for Backward<'_> {
                 Targets::Probabilities(p) => {
                     let t = &p[range];
                     let smoothed = |t: f32| V::scalar_mul_add(keep, t, floor);
-                    let total = sum_lanes(len, |i| smoothed(t[i]));
+                    let total = sum_of::<V>(t, t, |t, _| smoothed(t));
                     for ((dx, &x), &t) in dx.iter_mut().zip(x).zip(t) {
                         let p = math::exp::<V>(x - log_sum_exp);
                         *dx = V::scalar_mul_add(p, total, -smoothed(t)) * dloss;
@@ -180,7 +182,7 @@ pub fn backward(
     let per_task = rows_of_task(len);
     cpu.threads.chunks(memory.slice_mut(count * len), per_task * len, |i, dx| {
         let first = i * per_task;
-        let (x, targets) = (&x[first * len..], targets.from_row(first, len));
+        let (x, targets) = (&x[first * len..], targets.skip_rows(first, len));
         let (log_sum_exp, dloss) = (&log_sum_exp[first..], &dloss[first..]);
         cpu.isa.run(Backward { len, smoothing, x, targets, log_sum_exp, dloss, dx })
     });

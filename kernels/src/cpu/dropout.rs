@@ -1,4 +1,5 @@
-//! Dropout. Random words come four a Philox block; blocks are computed side by side in vector lanes.
+//! Dropout. Random words come four a Philox block; blocks are computed side by side in vector
+//! lanes.
 
 use super::Cpu;
 use super::simd::{Kernel, Vector};
@@ -6,8 +7,9 @@ use super::threads::TASK_ELEMENTS;
 use crate::philox::Stream;
 use crate::*;
 
-/// Blocks computed at once, and the elements they decide on.
-const BLOCKS: usize = 16;
+/// Blocks computed at once, and the elements they decide on: so many that the loop over them stays
+/// a loop, which the compiler turns into SIMD.
+const BLOCKS: usize = 64;
 const ELEMENTS: usize = 4 * BLOCKS;
 
 /// Elements from number `start` on, a multiple of 4.
@@ -35,21 +37,20 @@ impl Kernel for DropoutKernel<'_> {
     }
 }
 
-/// Words `4 first` to `4 first + 63` of the stream.
+/// The words of [`BLOCKS`] blocks of the stream, from block `first` on.
 #[inline(always)]
 fn words(stream: &Stream, first: u32) -> [u32; ELEMENTS] {
-    let mut lanes = [[0u32; BLOCKS]; 4];
-    for i in 0..BLOCKS {
-        let block = stream.block(first.wrapping_add(i as u32));
-        for (lanes, word) in lanes.iter_mut().zip(block) {
-            lanes[i] = word;
-        }
+    let [mut lanes0, mut lanes1, mut lanes2, mut lanes3] = [[0u32; BLOCKS]; 4];
+    let front = lanes0.iter_mut().zip(&mut lanes1);
+    let back = lanes2.iter_mut().zip(&mut lanes3);
+    for (i, ((w0, w1), (w2, w3))) in front.zip(back).enumerate() {
+        [*w0, *w1, *w2, *w3] = stream.block(first.wrapping_add(i as u32));
     }
     let mut words = [0; ELEMENTS];
-    for (i, words) in words.chunks_exact_mut(4).enumerate() {
-        for (word, lanes) in words.iter_mut().zip(&lanes) {
-            *word = lanes[i];
-        }
+    let front = lanes0.iter().zip(&lanes1);
+    let back = lanes2.iter().zip(&lanes3);
+    for (words, ((&w0, &w1), (&w2, &w3))) in words.chunks_exact_mut(4).zip(front.zip(back)) {
+        words.copy_from_slice(&[w0, w1, w2, w3]);
     }
     words
 }

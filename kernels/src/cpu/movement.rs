@@ -15,12 +15,7 @@ fn words<'a>(op: &'static str, x: &'a Buffer, len: usize) -> Result<&'a [u32]> {
 }
 
 /// A new buffer of `len` elements of `dtype` (one that [`words`] takes), filled by `write`.
-fn build(
-    cpu: &Cpu,
-    dtype: Dtype,
-    len: usize,
-    write: impl FnOnce(&mut [u32]),
-) -> Result<Buffer> {
+fn build(cpu: &Cpu, dtype: Dtype, len: usize, write: impl FnOnce(&mut [u32])) -> Result<Buffer> {
     if dtype == Dtype::I32 {
         let mut memory = cpu.alloc::<i32>(len)?;
         write(bytemuck::cast_slice_mut(memory.slice_mut::<i32>(len)));
@@ -50,10 +45,12 @@ fn offset(mut index: usize, sizes: &[usize], strides: &[usize]) -> usize {
     at
 }
 
-/// Side of the square blocks of a transposition: 16 rows of 16 words are 16 cache lines on either side.
+/// Side of the square blocks of a transposition: 16 rows of 16 words are 16 cache lines on either
+/// side.
 const BLOCK: usize = 16;
 
-/// The first rows of y, each `[columns]`, from x `[columns, x_stride]`: up to [`BLOCK`] of them, the others empty.
+/// The first rows of y, each `[columns]`, from x `[columns, x_stride]`: up to [`BLOCK`] of them,
+/// the others empty.
 struct Transpose<'a> {
     x: &'a [u32],
     x_stride: usize,
@@ -107,8 +104,9 @@ fn copy_rows<'a>(
 
 /// Permutes axes.
 ///
-/// Axes of size 1 are left out and axes that stay neighbours are merged. If the last axis stays last, rows are copied;
-/// otherwise x's last axis and y's last axis span matrices that are transposed in blocks.
+/// Axes of size 1 are left out and axes that stay neighbours are merged. If the last axis stays
+/// last, rows are copied; otherwise x's last axis and y's last axis span matrices that are
+/// transposed in blocks.
 pub fn permute(cpu: &Cpu, args: &PermuteArgs, x: &Buffer) -> Result<Buffer> {
     let len = elements(&args.shape);
     let words = words("permute", x, len)?;
@@ -133,7 +131,8 @@ pub fn permute(cpu: &Cpu, args: &PermuteArgs, x: &Buffer) -> Result<Buffer> {
             copy_rows(cpu, y, inner, |row| &words[offset(row, &sizes, &strides)..][..inner]);
         });
     }
-    // The axis that is contiguous in x; it exists because some axis has stride 1, and is not the last.
+    // The axis that is contiguous in x; it exists because some axis has stride 1, and is not the
+    // last.
     let contiguous = axes.iter().position(|axis| axis.1 == 1).expect("x's last axis is in y");
     let y_sizes: Vec<usize> = axes.iter().map(|axis| axis.0).collect();
     let y_strides = strides(&y_sizes);
@@ -169,11 +168,14 @@ pub fn permute(cpu: &Cpu, args: &PermuteArgs, x: &Buffer) -> Result<Buffer> {
 /// Joins along an axis.
 pub fn concat(cpu: &Cpu, args: &ConcatArgs, xs: &[&Buffer]) -> Result<Buffer> {
     const OP: &str = "concat";
+    let Some(first) = xs.first() else {
+        return Err(Error::argument(OP, "needs at least 1 input, got none"));
+    };
     if xs.len() != args.sizes.len() {
         let detail = format!("expected {} inputs, got {}", args.sizes.len(), xs.len());
         return Err(Error::argument(OP, detail));
     }
-    let dtype = xs.first().map_or(Dtype::F32, |x| x.dtype());
+    let dtype = first.dtype();
     let mut parts = Vec::with_capacity(xs.len());
     for (x, size) in xs.iter().zip(&args.sizes) {
         if x.dtype() != dtype {
@@ -314,7 +316,8 @@ impl Kernel for GatherBackward<'_> {
     fn run<V: Vector>(self) {
         let at_dx = |row: usize| self.dx_start + row * self.inner + self.start;
         for row in 0..self.axis {
-            // SAFETY: these columns of this matrix belong to this task alone, and the borrow ends here.
+            // SAFETY: these columns of this matrix belong to this task alone, and the borrow ends
+            // here.
             unsafe { self.dx.slice(at_dx(row), self.width) }.fill(0.0);
         }
         for (i, &index) in self.indices.iter().enumerate() {

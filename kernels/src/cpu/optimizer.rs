@@ -1,6 +1,8 @@
-//! Parameter updates, all parameters in one pass. The formulas are in the reference's file of the same name.
+//! Parameter updates, all parameters in one pass. The formulas are in the reference's file of the
+//! same name.
 //!
-//! A model has a few large parameters and many small ones, so all are cut into parts and the parts handed out in groups.
+//! A model has a few large parameters and many small ones, so all are cut into parts and the parts
+//! handed out in groups.
 
 use super::Cpu;
 use super::simd::{Kernel, Vector};
@@ -115,7 +117,7 @@ pub fn sgd_step(
     gradient_scale: Option<&Buffer>,
     parameters: &mut [SgdParameter<'_>],
 ) -> Result<()> {
-    const OP: &str = "sgd_step";
+    const OP: &str = "sgd";
     let sgd = Sgd {
         lr: args.lr as f32,
         momentum: args.momentum as f32,
@@ -203,7 +205,10 @@ pub fn adamw_step(
     gradient_scale: Option<&Buffer>,
     parameters: &mut [AdamWParameter<'_>],
 ) -> Result<()> {
-    const OP: &str = "adamw_step";
+    const OP: &str = "adamw";
+    if args.step == 0 {
+        return Err(Error::argument(OP, "steps are counted from 1 on, got step 0"));
+    }
     let correction = |beta: f64| (1.0 - beta.powf(args.step as f64)) as f32;
     let adamw = AdamW {
         lr: args.lr as f32,

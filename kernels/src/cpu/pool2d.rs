@@ -1,6 +1,7 @@
 //! Pooling of `[n, h, w, c]` to `[n, oh, ow, c]`: along the channels, which are contiguous.
 //!
-//! A forward task is a few rows of y, a backward task an image, so that windows which overlap are added in one order.
+//! A forward task is a few rows of y, a backward task an image, so that windows which overlap are
+//! added in one order.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -39,8 +40,8 @@ fn is_2x2(args: &Pool2dArgs) -> bool {
     args.kernel == [2, 2] && args.stride == [2, 2] && args.padding == [0, 0]
 }
 
-/// Calls `visit(index of the window in this piece, image, oy, ox)` for the windows of a piece of `len` elements of y
-/// from row `first_row` (of all images) on.
+/// Calls `visit(index of the window in this piece, image, oy, ox)` for the windows of a piece of
+/// `len` elements of y from row `first_row` (of all images) on.
 #[inline(always)]
 fn for_each_window(
     args: &Pool2dArgs,
@@ -126,9 +127,7 @@ pub fn max_forward(cpu: &Cpu, args: &Pool2dArgs, x: &Buffer) -> Result<(Buffer, 
     cpu.threads.chunks2(
         (y.slice_mut(len), piece),
         (positions.slice_mut(len), piece),
-        |i, y, positions| {
-            cpu.isa.run(MaxForward { args, first_row: i * rows, x, y, positions })
-        },
+        |i, y, positions| cpu.isa.run(MaxForward { args, first_row: i * rows, x, y, positions }),
     );
     Ok((y.into_buffer::<f32>(len), positions.into_buffer::<i32>(len)))
 }

@@ -1,13 +1,15 @@
 //! Reductions over axes.
 //!
-//! Neighbouring axes are merged and reduced group by group, the last first, so that every step is one of two shapes:
+//! Neighbouring axes are merged and reduced group by group, the last first, so that every step is
+//! one of two shapes:
 //!
 //! ```text
 //!   rows      [outer, r]     -> [outer]       lanes of accumulators along the row
 //!   columns   [outer, r, c]  -> [outer, c]    a run of accumulators, see `tiles`
 //! ```
 //!
-//! Long sums are split into tasks by their sizes alone; the partial results are combined in order, in f64.
+//! Long sums are split into tasks by their sizes alone; the partial results are combined in order,
+//! in f64.
 
 use super::broadcast::{larger, nan_max};
 use super::simd::{Kernel, Vector};
@@ -16,7 +18,8 @@ use super::tiles::{RowSums, TILE, fold_repeats};
 use super::{Cpu, broadcast, movement};
 use crate::*;
 
-/// Accumulators along a row: enough independent additions to hide their latency in any instruction set.
+/// Accumulators along a row: enough independent additions to hide their latency in any instruction
+/// set.
 const LANES: usize = 32;
 
 /// How elements are put together.
@@ -33,7 +36,7 @@ pub trait Fold: Copy + Send + Sync {
 
 /// Σ x
 #[derive(Clone, Copy)]
-struct Sum;
+pub struct Sum;
 
 /// Σ x²
 #[derive(Clone, Copy)]
@@ -250,7 +253,8 @@ fn steps<F: Fold>(cpu: &Cpu, mut groups: Vec<(usize, bool)>, x: &[f32]) -> Resul
     let mut done: Option<Buffer> = None;
     let product = |groups: &[(usize, bool)]| groups.iter().map(|g| g.0).product::<usize>();
     while let Some(last) = groups.iter().rposition(|g| g.1) {
-        let (outer, r, c) = (product(&groups[..last]), groups[last].0, product(&groups[last + 1..]));
+        let (outer, r, c) =
+            (product(&groups[..last]), groups[last].0, product(&groups[last + 1..]));
         let x = match &done {
             Some(buffer) => cpu.read::<f32>("reduce", buffer, outer * r * c)?,
             None => x,
@@ -313,7 +317,7 @@ pub fn backward(
     let dy = cpu.read::<f32>(name, dy, len)?;
     if op == Reduce::Max {
         let Some((x, y)) = saved else {
-            return Err(Error::argument(name, "the backward pass needs x and y, got neither"));
+            return Err(Error::argument(name, "the backward pass needs (x, y), got none"));
         };
         let x = cpu.read::<f32>(name, x, elements(&args.shape))?;
         return broadcast::reduce_max_backward(cpu, args, x, cpu.read::<f32>(name, y, len)?, dy);
@@ -363,11 +367,15 @@ impl Kernel for ArgmaxKernel<'_> {
 pub fn argmax(cpu: &Cpu, args: &ReduceArgs, x: &Buffer) -> Result<Buffer> {
     const OP: &str = "argmax";
     let (len, r) = (args.out_elements(), args.reduced_elements());
+    if r == 0 {
+        let (shape, reduced) = (&args.shape, &args.reduced);
+        let detail = format!("nothing has no maximum (x: {shape:?}, reduced axes: {reduced:?})");
+        return Err(Error::shape(OP, detail));
+    }
     cpu.read::<f32>(OP, x, elements(&args.shape))?;
     let mut memory = cpu.alloc::<i32>(len)?;
     let y = memory.slice_mut::<i32>(len);
-    if len == 0 || r == 0 {
-        y.fill(0);
+    if len == 0 {
         return Ok(memory.into_buffer::<i32>(len));
     }
     // Rows need the reduced axes last; elsewhere they are brought there first.

@@ -1,42 +1,35 @@
 //! Softmax and log-softmax over rows `[count, len]`.
 
 use super::Cpu;
-use super::reduce::{Max, fold_row};
+use super::reduce::{Max, Sum, fold_row};
 use super::simd::{Kernel, Vector, math};
 use super::threads::TASK_ELEMENTS;
 use crate::*;
 
-/// Accumulators along a row.
-const LANES: usize = 32;
+/// Elements that are computed into a block before they are summed: two simple loops, which the
+/// compiler turns into SIMD, where one with both would stay scalar.
+const BLOCK: usize = 256;
 
-/// Σ f(i) for i in 0..len, over lanes, each element of a row once.
+/// Σ f(a[i], b[i]) over two rows of equal length.
 #[inline(always)]
-pub fn sum_lanes(len: usize, f: impl Fn(usize) -> f32) -> f32 {
-    let mut lanes = [0.0f32; LANES];
-    let whole = len / LANES * LANES;
-    for start in (0..whole).step_by(LANES) {
-        for (i, lane) in lanes.iter_mut().enumerate() {
-            *lane += f(start + i);
+pub fn sum_of<V: Vector>(a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> f32) -> f32 {
+    let mut block = [0.0f32; BLOCK];
+    let mut sum = 0.0;
+    for (a, b) in a.chunks(BLOCK).zip(b.chunks(BLOCK)) {
+        let block = &mut block[..a.len()];
+        for (value, (&a, &b)) in block.iter_mut().zip(a.iter().zip(b)) {
+            *value = f(a, b);
         }
+        sum += fold_row::<V, Sum>(block);
     }
-    for (i, lane) in lanes.iter_mut().enumerate().take(len - whole) {
-        *lane += f(whole + i);
-    }
-    let mut n = LANES / 2;
-    while n > 0 {
-        for i in 0..n {
-            lanes[i] += lanes[i + n];
-        }
-        n /= 2;
-    }
-    lanes[0]
+    sum
 }
 
 /// m = max x and Σ exp(x - m) of one row: -inf and 0 of an empty one.
 #[inline(always)]
 pub fn max_and_sum_exp<V: Vector>(x: &[f32]) -> (f32, f32) {
     let max = fold_row::<V, Max>(x);
-    (max, sum_lanes(x.len(), |i| math::exp::<V>(x[i] - max)))
+    (max, sum_of::<V>(x, x, |x, _| math::exp::<V>(x - max)))
 }
 
 /// Which function of the rows.
@@ -70,7 +63,7 @@ impl Kernel for RowsKernel<'_> {
                     for (y, &x) in y.iter_mut().zip(x) {
                         *y = math::exp::<V>(x - max);
                     }
-                    let sum = sum_lanes(len, |i| y[i]);
+                    let sum = fold_row::<V, Sum>(y);
                     for y in y {
                         *y /= sum;
                     }
@@ -84,14 +77,14 @@ impl Kernel for RowsKernel<'_> {
                 }
                 Pass::Backward => {
                     let dy = &dy[start..start + len];
-                    let dot = sum_lanes(len, |i| x[i] * dy[i]);
+                    let dot = sum_of::<V>(x, dy, |y, dy| y * dy);
                     for ((y, &x), &dy) in y.iter_mut().zip(x).zip(dy) {
                         *y = x * (dy - dot);
                     }
                 }
                 Pass::LogBackward => {
                     let dy = &dy[start..start + len];
-                    let total = sum_lanes(len, |i| dy[i]);
+                    let total = fold_row::<V, Sum>(dy);
                     for ((y, &x), &dy) in y.iter_mut().zip(x).zip(dy) {
                         *y = V::scalar_mul_add(-math::exp::<V>(x), total, dy);
                     }

@@ -1,7 +1,9 @@
-//! Matrices `[rows, c]` with one value a channel beside them: how rows of few channels fill vector registers.
+//! Matrices `[rows, c]` with one value a channel beside them: how rows of few channels fill vector
+//! registers.
 //!
-//! A row of 16 channels is one register, too little for a loop. So several rows are taken as one *run* of about
-//! [`TILE`] contiguous elements, and the per-channel values are repeated to that width once:
+//! A row of 16 channels is one register, too little for a loop. So several rows are taken as one
+//! *run* of about [`TILE`] contiguous elements, and the per-channel values are repeated to that
+//! width once:
 //!
 //! ```text
 //!   x       | row 0 | row 1 | row 2 | .. | row 31 | row 32 ..     run = 32 rows of 16 channels
@@ -14,7 +16,8 @@ use std::ops::Range;
 
 use super::threads::TASK_ELEMENTS;
 
-/// Elements of a run at most, unless a row is longer: with a few per-channel values it fills a fraction of L1.
+/// Elements of a run at most, unless a row is longer: with a few per-channel values it fills a
+/// fraction of L1.
 pub const TILE: usize = 512;
 
 /// Length of a run: whole rows while they fit in a [`TILE`], else one row.
@@ -33,7 +36,8 @@ pub fn repeat(values: &[f32]) -> Vec<f32> {
     values.iter().copied().cycle().take(run_width(values.len())).collect()
 }
 
-/// The tasks of a sum over the rows of `[rows, c]`: blocks of rows, and of [`TILE`] columns where rows are longer.
+/// The tasks of a sum over the rows of `[rows, c]`: blocks of rows, and of [`TILE`] columns where
+/// rows are longer.
 #[derive(Clone, Copy, Debug)]
 pub struct RowSums {
     rows: usize,

@@ -27,12 +27,9 @@ macro_rules! with_type {
 /// Copies host bytes.
 pub fn upload(cpu: &Cpu, dtype: Dtype, bytes: &[u8]) -> Result<Buffer> {
     if !bytes.len().is_multiple_of(dtype.size()) {
-        let detail = format!(
-            "{} bytes are not a whole number of {dtype} elements of {} bytes",
-            bytes.len(),
-            dtype.size()
-        );
-        return Err(Error::argument("upload", detail));
+        let (got, size) = (bytes.len(), dtype.size());
+        let detail = format!("{got} bytes are not a whole number of {dtype} ({size} bytes each)");
+        return Err(Error::shape("upload", detail));
     }
     let len = bytes.len() / dtype.size();
     with_type!(dtype, T => {

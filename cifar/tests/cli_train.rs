@@ -1,0 +1,195 @@
+//! `cifar train`: same bits whatever the threads and interruptions, and nothing lost.
+
+mod common;
+
+use std::fs;
+
+use common::*;
+use tempfile::tempdir;
+
+#[test]
+fn a_run_leaves_everything_in_its_directory() {
+    let dir = tempdir().unwrap();
+    let text = ok(tiny(dir.path(), &[]));
+    assert!(text.contains("run    runs/train-1"), "{text}");
+    let run = dir.path().join("runs/train-1");
+    for name in ["config.toml", "log.txt", "metrics.csv", "metrics.jsonl", "state.safetensors"] {
+        assert!(run.join(name).is_file(), "{name}");
+    }
+    for name in ["curves.png", "confusion.png"] {
+        assert_eq!(&fs::read(run.join(name)).unwrap()[..4], b"\x89PNG", "{name}");
+    }
+    let csv = fs::read_to_string(run.join("metrics.csv")).unwrap();
+    let lines: Vec<&str> = csv.lines().collect();
+    assert_eq!(
+        lines[0],
+        "epoch,step,train_loss,train_accuracy,test_loss,test_accuracy,lr,grad_norm,\
+         images_per_second,seconds"
+    );
+    assert!(lines.len() == 3 && lines[2].starts_with("2,12,"), "{csv}");
+    let config = fs::read_to_string(run.join("config.toml")).unwrap();
+    assert!(config.contains("# threads: 1\n") && config.contains("batch = 16\n"), "{config}");
+    // The next run gets the next number, and a configuration can be used again.
+    let again = cifar(dir.path(), &["train", "--config", "runs/train-1/config.toml"]);
+    assert!(ok(again).contains("runs/train-2"));
+    assert_eq!(last(&run), last(&dir.path().join("runs/train-2")));
+}
+
+#[test]
+fn threads_and_workers_do_not_change_a_bit() {
+    let dir = tempdir().unwrap();
+    ok(tiny(dir.path(), &["--out", "one"]));
+    ok(tiny(dir.path(), &["--threads", "2", "--workers", "2", "--out", "two"]));
+    let (one, two) = (dir.path().join("one"), dir.path().join("two"));
+    assert_eq!(last(&one), last(&two));
+    let best = "weights/best.safetensors";
+    assert_eq!(fs::read(one.join(best)).unwrap(), fs::read(two.join(best)).unwrap());
+}
+
+/// Every augmentation, dropout, accumulation of 2 batches, both kinds of optimizer: stop twice,
+/// once within each epoch.
+#[test]
+fn a_resumed_run_ends_with_the_same_bits() {
+    let dir = tempdir().unwrap();
+    let common =
+        ["--model", "simple-cnn-bn", "--rotation", "10", "--cutmix", "1", "--clip-norm", "1"];
+    for (optimizer, lr) in [("sgd", "0.02"), ("adamw", "0.001")] {
+        let train = |out: &str, more: &[&str]| {
+            let mut command = tiny(dir.path(), &common);
+            command.args(["--accumulate", "2", "--optimizer", optimizer, "--lr", lr]);
+            command.args(["--out", out]).args(more);
+            ok(command)
+        };
+        let (whole, parts) = (format!("{optimizer}-whole"), format!("{optimizer}-parts"));
+        train(&whole, &[]);
+        let text = train(&parts, &["--max-steps", "2"]);
+        assert!(text.contains(&format!("cifar train --resume {parts}")), "{text}");
+        ok(cifar(dir.path(), &["train", "--resume", &parts, "--max-steps", "4"]));
+        let text = ok(cifar(dir.path(), &["train", "--resume", &parts]));
+        assert!(text.contains("after step 4"), "{text}");
+        let (whole, parts) = (dir.path().join(whole), dir.path().join(parts));
+        assert_eq!(last(&whole), last(&parts), "{optimizer}");
+        let rows = |run: &std::path::Path| {
+            let csv = fs::read_to_string(run.join("metrics.csv")).unwrap();
+            // All but the timings.
+            csv.lines().map(|l| l.rsplitn(3, ',').last().unwrap().to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(rows(&whole), rows(&parts), "{optimizer}");
+    }
+}
+
+#[test]
+fn a_finished_run_resumed_stays_as_it_is() {
+    let dir = tempdir().unwrap();
+    let run = trained(dir.path());
+    let before = last(&run);
+    let text = ok(cifar(dir.path(), &["train", "--resume", "run"]));
+    assert!(text.contains("best   epoch"), "{text}");
+    assert_eq!(last(&run), before);
+}
+
+#[test]
+fn a_resumed_run_keeps_its_settings() {
+    let dir = tempdir().unwrap();
+    ok(tiny(dir.path(), &["--out", "run", "--max-steps", "2"]));
+    let error = refused(cifar(dir.path(), &["train", "--resume", "run", "--lr", "0.1"]));
+    assert!(error.contains("--lr 0.1") && error.contains("0.05"), "{error}");
+    let other = ["train", "--resume", "run", "--synthetic-train", "97"];
+    assert!(refused(cifar(dir.path(), &other)).contains("--synthetic-train"));
+    let same = ["train", "--resume", "run", "--lr", "0.05", "--max-steps", "3", "--workers", "2"];
+    ok(cifar(dir.path(), &same));
+}
+
+#[test]
+fn presets_files_and_flags_take_precedence_in_this_order() {
+    let dir = tempdir().unwrap();
+    fs::write(dir.path().join("run.toml"), "epochs = 1\nbatch = 8\nsynthetic-train = 16\n")
+        .unwrap();
+    let args = ["train", "--preset", "guide", "--config", "run.toml", "--batch", "16"];
+    let mut command = cifar(dir.path(), &args);
+    command.args(["--synthetic-test", "10", "--max-steps", "1", "--out", "run"]);
+    ok(command);
+    let config = fs::read_to_string(dir.path().join("run/config.toml")).unwrap();
+    for line in ["model = \"simple-cnn\"", "epochs = 1", "batch = 16", "rotation = 15.0"] {
+        assert!(config.lines().any(|l| l == line), "{line}: {config}");
+    }
+}
+
+#[test]
+fn impossible_runs_are_refused_before_anything_is_made() {
+    let dir = tempdir().unwrap();
+    fs::write(dir.path().join("typo.toml"), "epochs = 3\nbatchsize = 3\n").unwrap();
+    fs::write(dir.path().join("type.toml"), "epochs = \"many\"\n").unwrap();
+    fs::create_dir(dir.path().join("empty")).unwrap();
+    let cases: &[(&[&str], &str)] = &[
+        (&["--batch", "0"], "--batch must be at least 1, got 0"),
+        (&["--epochs", "0"], "--epochs must be at least 1, got 0"),
+        (&["--lr", "-0.1"], "--lr must be a number of at least 0, got -0.1"),
+        (&["--lr", "NaN"], "--lr must be a number of at least 0, got NaN"),
+        (&["--lr", "fast"], "invalid value 'fast' for '--lr"),
+        (&["--momentum", "1"], "--momentum must be 0 to below 1, got 1"),
+        (&["--label-smoothing", "1.5"], "--label-smoothing must be 0 to 1, got 1.5"),
+        (&["--weight-decay", "-1"], "--weight-decay"),
+        (&["--rotation", "inf"], "--rotation"),
+        (&["--crop", "100"], "--crop must be at most 64 pixels"),
+        (&["--threads", "0"], "--threads must be 1 to 1024, got 0"),
+        (&["--max-steps", "0"], "--max-steps must be at least 1"),
+        (&["--model", "vgg16"], "unknown model 'vgg16': expected simple-cnn"),
+        (&["--preset", "best"], "unknown preset 'best': expected one of quick"),
+        (&["--optimizer", "adam"], "adam"),
+        (&["--device", "cuda"], "device cuda is not available"),
+        (&["--device", "tpu"], "unknown device 'tpu'"),
+        (&["--precision", "bf16"], "--precision must be f32"),
+        (&["--data", "nowhere"], "nowhere"),
+        (&["--data", "empty"], "empty"),
+        (&["--config", "missing.toml"], "cannot read the configuration missing.toml"),
+        (&["--config", "typo.toml"], "typo.toml: line 2: unknown field `batchsize`"),
+        (&["--config", "type.toml"], "type.toml: line 1"),
+        (&["--weights", "missing.safetensors"], "missing.safetensors"),
+        (&["--resume", "nowhere"], "nowhere holds no run to resume"),
+        (&["--learning-rate", "1"], "--learning-rate"),
+    ];
+    for (flags, message) in cases {
+        let mut args = vec!["train"];
+        args.extend(*flags);
+        let error = refused(cifar(dir.path(), &args));
+        assert!(error.contains(message), "{flags:?}: {error}");
+    }
+    assert!(!dir.path().join("runs").exists());
+}
+
+#[test]
+fn a_directory_with_a_run_is_not_overwritten() {
+    let dir = tempdir().unwrap();
+    let run = trained(dir.path());
+    let before = last(&run);
+    let error = refused(tiny(dir.path(), &["--out", "run"]));
+    assert!(error.contains("already holds a run"), "{error}");
+    assert_eq!(last(&run), before);
+}
+
+#[test]
+fn a_run_that_diverges_stops_with_step_rate_and_place() {
+    let dir = tempdir().unwrap();
+    let more = ["--lr", "1e30", "--schedule", "constant", "--out", "run"];
+    let error = refused(tiny(dir.path(), &more));
+    for part in ["step ", "learning rate 1e30", "finite", "run/state.safetensors"] {
+        assert!(error.contains(part), "{part}: {error}");
+    }
+    // What the message names is there, and whole.
+    let mut again = cifar(dir.path(), &["eval", "run", "--synthetic-test", "10", "--json"]);
+    assert!(again.output().unwrap().status.success());
+}
+
+#[test]
+fn patience_ends_a_run_early() {
+    let dir = tempdir().unwrap();
+    // At learning rate 0, and without batch norm, every epoch is like the first.
+    let mut command = cifar(dir.path(), &["train", "--synthetic-train", "16", "--batch", "16"]);
+    command.args(["--synthetic-test", "10", "--model", "simple-cnn", "--lr", "0"]);
+    command.args(["--epochs", "9", "--patience", "2", "--out", "run", "--threads", "1"]);
+    let text = ok(command);
+    assert!(text.contains("no better test accuracy in 2 epochs"), "{text}");
+    let csv = fs::read_to_string(dir.path().join("run/metrics.csv")).unwrap();
+    assert_eq!(csv.lines().count(), 4, "{csv}");
+}

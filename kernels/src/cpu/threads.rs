@@ -1,5 +1,7 @@
 //! Worker threads: a rayon pool and the two shapes of loop that kernels use.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use rayon::prelude::*;
 
 use crate::{Device, Error, Result};
@@ -37,12 +39,28 @@ impl Threads {
 
     /// Runs `task(0)` to `task(count - 1)`, in any order, on any thread.
     pub fn run(&self, count: usize, task: impl Fn(usize) + Sync) {
-        match count {
-            0 => {}
-            1 => task(0),
-            _ if self.count() == 1 => (0..count).for_each(task),
-            _ => self.enter(|| (0..count).into_par_iter().with_max_len(1).for_each(&task)),
+        self.run_dyn(count, &task);
+    }
+
+    /// Not generic, so that rayon's machinery is compiled once and not once a kernel.
+    fn run_dyn(&self, count: usize, task: &(dyn Fn(usize) + Sync)) {
+        if count <= 1 || self.count() == 1 {
+            return (0..count).for_each(task);
         }
+        // Each thread takes the next task when it is done with one. A thread that is late finds none left, and nobody
+        // waits for it to wake up.
+        let next = AtomicUsize::new(0);
+        self.enter(|| {
+            (0..self.count().min(count)).into_par_iter().with_max_len(1).for_each(|_| {
+                loop {
+                    let i = next.fetch_add(1, Ordering::Relaxed);
+                    if i >= count {
+                        break;
+                    }
+                    task(i);
+                }
+            });
+        });
     }
 
     /// Cuts `out` into pieces of `piece` elements (the last may be shorter) and runs `task(index, piece)` on each.
@@ -52,18 +70,11 @@ impl Threads {
         piece: usize,
         task: impl Fn(usize, &mut [T]) + Sync,
     ) {
-        let piece = piece.max(1);
-        if out.len() <= piece || self.count() == 1 {
-            out.chunks_mut(piece).enumerate().for_each(|(i, c)| task(i, c));
-        } else {
-            self.enter(|| {
-                out.par_chunks_mut(piece).enumerate().with_max_len(1).for_each(|(i, c)| task(i, c))
-            });
-        }
+        let pieces = Pieces::new(out, piece);
+        // SAFETY: each index is run once.
+        self.run(pieces.count(), |i| task(i, unsafe { pieces.get(i) }));
     }
-}
 
-impl Threads {
     /// As [`Threads::chunks`] on two outputs at once: task i gets piece i of each.
     pub fn chunks2<A: Send, B: Send>(
         &self,
@@ -71,16 +82,36 @@ impl Threads {
         (b, piece_b): (&mut [B], usize),
         task: impl Fn(usize, &mut [A], &mut [B]) + Sync,
     ) {
-        let (piece_a, piece_b) = (piece_a.max(1), piece_b.max(1));
-        if a.len() <= piece_a || self.count() == 1 {
-            let pieces = a.chunks_mut(piece_a).zip(b.chunks_mut(piece_b));
-            pieces.enumerate().for_each(|(i, (a, b))| task(i, a, b));
-        } else {
-            self.enter(|| {
-                let pieces = a.par_chunks_mut(piece_a).zip(b.par_chunks_mut(piece_b));
-                pieces.enumerate().with_max_len(1).for_each(|(i, (a, b))| task(i, a, b))
-            });
-        }
+        let (a, b) = (Pieces::new(a, piece_a), Pieces::new(b, piece_b));
+        // SAFETY: each index is run once.
+        self.run(a.count().min(b.count()), |i| unsafe { task(i, a.get(i), b.get(i)) });
+    }
+}
+
+/// A slice cut into pieces of one size, the last perhaps shorter.
+struct Pieces<T> {
+    all: SharedMut<T>,
+    piece: usize,
+}
+
+impl<T> Pieces<T> {
+    fn new(slice: &mut [T], piece: usize) -> Self {
+        Pieces { all: SharedMut::new(slice), piece: piece.max(1) }
+    }
+
+    fn count(&self) -> usize {
+        self.all.len.div_ceil(self.piece)
+    }
+
+    /// Piece `i`.
+    ///
+    /// # Safety
+    /// At most once for each `i`.
+    #[allow(clippy::mut_from_ref)]
+    unsafe fn get(&self, i: usize) -> &mut [T] {
+        let start = i * self.piece;
+        // SAFETY: pieces do not overlap, and nobody else holds this one.
+        unsafe { self.all.slice(start, self.piece.min(self.all.len - start)) }
     }
 }
 

@@ -1,4 +1,4 @@
-//! Laws of shapes on random shapes: broadcasting index by index, movements and their inverses, adjoint pairs.
+//! Laws on random shapes: broadcasting index by index, movements and inverses, adjoint pairs.
 //!
 //! A linear map A and its derivative Aᵀ satisfy <A x, y> = <x, Aᵀ y>. For convolution this ties its three passes to each
 //! other without a second implementation.

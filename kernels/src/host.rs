@@ -42,7 +42,8 @@ unsafe impl Send for Block {}
 
 impl Block {
     fn layout(capacity: usize) -> Option<Layout> {
-        Layout::from_size_align(capacity, if capacity >= HUGE_PAGE { HUGE_PAGE } else { ALIGN }).ok()
+        Layout::from_size_align(capacity, if capacity >= HUGE_PAGE { HUGE_PAGE } else { ALIGN })
+            .ok()
     }
 
     /// Zeroed by the system (lazily, for large blocks), so that memory is never uninitialised to Rust.
@@ -258,7 +259,8 @@ pub fn update<'a, T: Element>(
         *x = copy.into_buffer::<T>(len);
     }
     let storage = x.storage_mut().expect("unique: just copied if it was not");
-    let memory = storage.as_any_mut().downcast_mut::<HostMemory>().expect("host devices use HostMemory");
+    let memory =
+        storage.as_any_mut().downcast_mut::<HostMemory>().expect("host devices use HostMemory");
     Ok(memory.slice_mut(len))
 }
 
@@ -274,7 +276,10 @@ fn check<T: Element>(op: &'static str, device: Device, x: &Buffer, len: usize) -
         return Err(Error::Dtype { op, expected: T::DTYPE.to_string(), got: x.dtype() });
     }
     if x.len() != len {
-        return Err(Error::shape(op, format!("expected a buffer of {len} elements, got {}", x.len())));
+        return Err(Error::shape(
+            op,
+            format!("expected a buffer of {len} elements, got {}", x.len()),
+        ));
     }
     Ok(())
 }

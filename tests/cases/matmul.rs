@@ -112,7 +112,26 @@ pub fn errors() -> Vec<ErrorCase> {
             ),
         )
     };
+    let linear = |shapes: &[&[usize]], message: &str| {
+        let inputs: Vec<_> = shapes.iter().map(|s| normal(s)).collect();
+        let shapes = format!("(x: {:?}, weight: {:?})", shapes[0], shapes[1]);
+        let message = if message.starts_with("bias") {
+            message.to_string()
+        } else {
+            format!("{message} {shapes}")
+        };
+        ErrorCase::new(
+            "linear",
+            inputs,
+            |x| ops::linear(&x[0], &x[1], x.get(2)),
+            format!("linear: {message}"),
+        )
+    };
     vec![
+        linear(&[&[2, 3], &[5, 4]], "weight expects 4 inputs, but x has 3"),
+        linear(&[&[2, 3], &[3]], "weight must be [Out, In]"),
+        linear(&[&[], &[5, 4]], "x must be [.., In]"),
+        linear(&[&[2, 3], &[5, 3], &[4]], "bias must be [5], got [4]"),
         product(&[2, 3], &[4, 5], "inner sizes 3 and 5 differ"),
         product(&[3], &[4, 3], "needs at least 2 axes on both sides"),
         product(&[2, 2, 3], &[3, 4, 3], "leading axes must be equal, or absent on one side"),

@@ -142,6 +142,12 @@ pub fn errors() -> Vec<ErrorCase> {
     };
     vec![
         one(
+            "reshape",
+            &[2, 3],
+            |x| ops::reshape(x, &[4, 2]),
+            "[4, 2] has 8 elements, but x has 6 (x: [2, 3])",
+        ),
+        one(
             "permute",
             &[2, 3],
             |x| ops::permute(x, &[0, 0]),
@@ -185,6 +191,12 @@ pub fn errors() -> Vec<ErrorCase> {
             [normal(&[3, 2]), list(&[1], &[-1.0]).as_i32()],
             |x| ops::gather(&x[0], 0, &x[1]),
             "gather: index -1 at position 0 is outside 0..3",
+        ),
+        ErrorCase::new(
+            "gather",
+            [normal(&[3, 2]), labels(&[2, 1], 2)],
+            |x| ops::gather(&x[0], 0, &x[1]),
+            "gather: indices must be [count], got [2, 1]",
         ),
         ErrorCase::new(
             "gather",

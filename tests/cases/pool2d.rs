@@ -84,6 +84,12 @@ pub fn errors() -> Vec<ErrorCase> {
         ErrorCase::new("avg_pool2d", [normal(x)], run, format!("avg_pool2d: {message}"))
     };
     vec![
+        ErrorCase::new(
+            "global_avg_pool2d",
+            [normal(&[4, 4, 3])],
+            |x| ops::global_avg_pool2d(&x[0]),
+            "global_avg_pool2d: x must be [N, H, W, C], got [4, 4, 3]",
+        ),
         max(&[4, 4, 3], [2, 2], [2, 2], [0, 0], "x must be [N, H, W, C], got [4, 4, 3]"),
         max(
             &[1, 4, 4, 3],

@@ -129,7 +129,7 @@ pub unsafe fn sweep<V: Vector, const NV: usize>(rows: usize, tiles: &impl Tiles<
                 tiles.tile::<16>(row);
                 row += 16;
             }
-            while NV == 2 && rows - row >= 12 && (rows - row) % 8 != 0 {
+            while NV == 2 && rows - row >= 12 && !(rows - row).is_multiple_of(8) {
                 tiles.tile::<12>(row);
                 row += 12;
             }

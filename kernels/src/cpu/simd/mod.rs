@@ -153,7 +153,10 @@ impl FromStr for Isa {
 
     fn from_str(s: &str) -> Result<Self, Error> {
         Isa::ALL.into_iter().find(|isa| isa.name() == s).ok_or_else(|| {
-            Error::argument("cpu", format!("unknown instruction set '{s}': expected portable, avx2 or avx512"))
+            Error::argument(
+                "cpu",
+                format!("unknown instruction set '{s}': expected portable, avx2 or avx512"),
+            )
         })
     }
 }

@@ -239,7 +239,7 @@ impl Kernel for TransformGradient<'_> {
     #[inline(always)]
     fn run<V: Vector>(self) {
         let &Sizes { grid, k, kp, w_step, .. } = self.s;
-        assert!(kp % V::LANES == 0 && self.w_len >= POSITIONS * w_step);
+        assert!(kp.is_multiple_of(V::LANES) && self.w_len >= POSITIONS * w_step);
         assert!(w_step >= self.tiles.end * kp);
         for tile in self.tiles.clone() {
             let (image, oy, ox) = grid.place(self.first + tile);
@@ -305,7 +305,7 @@ impl Accumulate<'_> {
     fn strips<V: Vector, const NV: usize>(self) {
         let &Sizes { c, cp, kp, .. } = self.s;
         assert!(self.v.len() >= self.count * cp && self.w.len() >= self.count * kp);
-        assert!(self.columns.end <= kp && self.columns.len() % (NV * V::LANES) == 0);
+        assert!(self.columns.end <= kp && self.columns.len().is_multiple_of(NV * V::LANES));
         for j in self.columns.clone().step_by(NV * V::LANES) {
             let channels = Channels {
                 a: self.v.as_ptr(),
@@ -405,7 +405,7 @@ impl Kernel for TransformBack<'_> {
     #[inline(always)]
     fn run<V: Vector>(self) {
         let TransformBack { c, kp, rows, sum, out } = self;
-        assert!(sum.len() >= POSITIONS * c * kp && rows.end <= c && kp % V::LANES == 0);
+        assert!(sum.len() >= POSITIONS * c * kp && rows.end <= c && kp.is_multiple_of(V::LANES));
         for row in rows {
             for lane in (0..kp).step_by(V::LANES) {
                 let at = row * kp + lane;

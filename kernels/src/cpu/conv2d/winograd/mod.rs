@@ -358,7 +358,7 @@ impl Multiply<'_> {
     fn positions<V: Vector, const NV: usize>(self) {
         let nr = NV * V::LANES;
         let u_step = self.u_step;
-        assert!(self.kp % nr == 0 && u_step >= self.kp * self.c);
+        assert!(self.kp.is_multiple_of(nr) && u_step >= self.kp * self.c);
         assert!(self.u.len() >= POSITIONS * u_step);
         assert!(self.v.len() >= POSITIONS * self.v_step && self.v_step >= self.count * self.cp);
         assert!(self.m.len() >= POSITIONS * self.m_step && self.m_step >= self.count * self.kp);

@@ -64,7 +64,7 @@ impl Kernel for TransformFilters<'_> {
     fn run<V: Vector>(self) {
         let TransformFilters { nr, position, .. } = self;
         let s = &self.source;
-        assert!(nr % V::LANES == 0 && position >= self.rows.end * nr);
+        assert!(nr.is_multiple_of(V::LANES) && position >= self.rows.end * nr);
         for row in self.rows.clone() {
             for lane in (0..nr).step_by(V::LANES) {
                 let n = self.columns.saturating_sub(lane);
@@ -165,7 +165,7 @@ impl Kernel for TransformInput<'_> {
     fn run<V: Vector>(self) {
         let TransformInput { grid, c, cp, x, zeros, first, tiles, v, v_len, v_step } = self;
         let image_len = grid.h * grid.w * c;
-        assert!(cp % V::LANES == 0 && cp >= c && zeros.len() >= cp);
+        assert!(cp.is_multiple_of(V::LANES) && cp >= c && zeros.len() >= cp);
         assert!(v_step >= tiles.end * cp && v_len >= POSITIONS * v_step);
         for tile in tiles {
             let (image, oy, ox) = grid.place(first + tile);
@@ -281,7 +281,7 @@ impl Kernel for TransformOutput<'_> {
             y_len,
         } = self;
         assert!(m_step >= count * m_row && m.len() >= POSITIONS * m_step);
-        assert!(channels.end <= k && channels.len() <= m_row && m_row % V::LANES == 0);
+        assert!(channels.end <= k && channels.len() <= m_row && m_row.is_multiple_of(V::LANES));
         assert!(bias.is_none_or(|b| b.len() == k));
         for tile in 0..count {
             let (image, oy, ox) = grid.place(first + tile);

@@ -58,10 +58,22 @@ pub fn run() -> ExitCode {
         Ok(code) => code,
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            fail(&format!("{error:#}"));
+            fail(&describe(&error));
             ExitCode::FAILURE
         }
     }
+}
+
+/// The message of an error and of its causes, where they say something new: some errors quote theirs.
+pub fn describe(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain() {
+        let cause = cause.to_string();
+        if !text.contains(&cause) {
+            text = if text.is_empty() { cause } else { format!("{text}: {cause}") };
+        }
+    }
+    text
 }
 
 /// Prints `error: message` as one line; where even stderr is gone there is nobody to tell.

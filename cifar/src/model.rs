@@ -109,8 +109,7 @@ pub fn checkpoint(model: &Model, meta: &Meta) -> Result<Checkpoint> {
     Ok(checkpoint)
 }
 
-/// What a checkpoint says beside the model. A model without classes, size or positive deviations is
-/// refused here.
+/// What a checkpoint says beside the model. One that contradicts itself is refused here.
 pub fn meta(checkpoint: &Checkpoint) -> Result<Meta> {
     let meta: Meta = checkpoint.get(META)?;
     let config = checkpoint.model_config()?;
@@ -123,6 +122,11 @@ pub fn meta(checkpoint: &Checkpoint) -> Result<Meta> {
             meta.classes.len(),
             meta.image_size
         );
+    }
+    let finite = meta.mean.iter().chain(&meta.std).all(|v| v.is_finite());
+    if !finite || meta.std.iter().any(|&std| std <= 0.0) {
+        let (mean, std) = (meta.mean, meta.std);
+        bail!("the checkpoint's mean {mean:?} must be finite and its deviation {std:?} positive");
     }
     Ok(meta)
 }

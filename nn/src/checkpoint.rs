@@ -24,6 +24,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use tilegrad_engine::{Backend, Tensor};
 
 use crate::error::{Error, Result};
+use crate::init::Rng;
 use crate::models::{Model, ModelConfig};
 use crate::module::Module;
 use crate::optim::{Optimizer, OptimizerState};
@@ -142,7 +143,7 @@ impl Checkpoint {
 
     /// The model with the saved parameters, on `backend`.
     pub fn build_model(&self, backend: &Arc<dyn Backend>) -> Result<Model> {
-        let model = Model::new(backend, self.model_config()?, 0)?;
+        let model = Model::with_rng(backend, self.model_config()?, &mut Rng::zeros())?;
         self.load_model(&model)?;
         Ok(model)
     }

@@ -17,7 +17,8 @@ use tilegrad_kernels::philox::{Purpose, Stream};
 /// Seed, and the number of parameters drawn so far.
 #[derive(Clone, Debug)]
 pub struct Rng {
-    seed: u64,
+    /// `None`: zeros instead of random numbers.
+    seed: Option<u64>,
     drawn: u32,
     dtype: Dtype,
 }
@@ -30,7 +31,12 @@ impl Rng {
 
     /// Draws parameters of another float type (f64 for checks on the reference backend).
     pub fn with_dtype(seed: u64, dtype: Dtype) -> Self {
-        Rng { seed, drawn: 0, dtype }
+        Rng { seed: Some(seed), drawn: 0, dtype }
+    }
+
+    /// Makes every drawn parameter zero: for a model whose parameters will be loaded.
+    pub fn zeros() -> Self {
+        Rng { seed: None, drawn: 0, dtype: Dtype::F32 }
     }
 
     /// Element type of the parameters.
@@ -38,9 +44,9 @@ impl Rng {
         self.dtype
     }
 
-    /// The next parameter's stream.
-    fn next_stream(&mut self) -> Stream {
-        let stream = Stream::new(self.seed, Purpose::Init, 0, self.drawn);
+    /// The next parameter's stream; `None` for zeros.
+    fn next_stream(&mut self) -> Option<Stream> {
+        let stream = self.seed.map(|seed| Stream::new(seed, Purpose::Init, 0, self.drawn));
         self.drawn += 1;
         stream
     }
@@ -202,7 +208,9 @@ fn draw(
     rng: &mut Rng,
     value: impl Fn(&Stream, u64) -> f64,
 ) -> Result<Tensor> {
-    let stream = rng.next_stream();
+    let Some(stream) = rng.next_stream() else {
+        return Tensor::zeros(backend, rng.dtype, shape);
+    };
     let values = (0..elements(shape) as u64).map(|i| value(&stream, i));
     if rng.dtype == Dtype::F64 {
         return Tensor::from_slice(backend, &values.collect::<Vec<f64>>(), shape);

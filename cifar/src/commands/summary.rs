@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
 use tilegrad_engine::{Dtype, reference};
-use tilegrad_nn::{Checkpoint, Model, ModelConfig, Summary};
+use tilegrad_nn::{Checkpoint, Model, ModelConfig, Rng, Summary};
 
 use crate::train::run_dir;
 use crate::{model, outln};
@@ -41,7 +41,7 @@ pub fn run(args: Args) -> Result<()> {
         },
     };
     // Nothing is computed: the plainest backend will do to hold the parameters.
-    let model = Model::new(&reference(), config, 0)?;
+    let model = Model::with_rng(&reference(), config, &mut Rng::zeros())?;
     outln!("{}", config.kind)?;
     outln!("{}", Summary::new(&model, &model.input_shape(args.batch), Dtype::F32)?)?;
     Ok(())

@@ -22,6 +22,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use tilegrad_nn::Model;
 
 use crate::augment::{Augmentation, Mixing};
+use crate::cli::describe;
 use crate::config::{Config, Normalisation};
 use crate::data::{self, Dataset, Split};
 use crate::device::Compute;
@@ -75,6 +76,9 @@ pub fn run(compute: &Compute, config: Config, start: Start, limits: Limits) -> R
     let mut trainer = Trainer::new(compute, config, start, limits, stop)?;
     let outcome = trainer.train();
     trainer.progress.clear();
+    if let Err(error) = &outcome {
+        trainer.run.log(&format!("error: {}", describe(error)));
+    }
     outcome
 }
 
@@ -101,8 +105,7 @@ fn loaders(
         rotation_degrees: config.rotation as f32,
         ..Augmentation::NONE
     };
-    let mixing =
-        Mixing { mixup_alpha: config.mixup as f32, cutmix_alpha: config.cutmix as f32 };
+    let mixing = Mixing { mixup_alpha: config.mixup as f32, cutmix_alpha: config.cutmix as f32 };
     let options = LoaderOptions {
         batch: config.batch,
         seed: config.seed,
@@ -185,7 +188,7 @@ impl Trainer {
             run,
             progress,
         };
-        trainer.announce(resumed)?;
+        trainer.announce(resumed);
         if !resumed {
             let facts = trainer.facts();
             let text = format!("{facts}\n{}", trainer.config.to_toml()?);
@@ -212,13 +215,10 @@ impl Trainer {
         )
     }
 
-    fn announce(&mut self, resumed: bool) -> Result<()> {
-        let (device, data) = (self.compute.backend.device(), self.train.dataset().clone());
+    fn announce(&mut self, resumed: bool) {
+        let data = self.train.dataset().clone();
         let description = self.compute.backend.description();
-        self.line(&format!(
-            "tilegrad {} on {device}: {description}",
-            env!("CARGO_PKG_VERSION")
-        ));
+        self.line(&format!("tilegrad {} on {description}", env!("CARGO_PKG_VERSION")));
         self.line(&format!(
             "data   {}: {} training and {} test images of {} classes, {}x{}, fingerprint {}",
             self.config.data,
@@ -244,7 +244,6 @@ impl Trainer {
         } else {
             self.line(&format!("run    {path}, seed {}", self.config.seed));
         }
-        Ok(())
     }
 
     /// All epochs that are left.
@@ -347,10 +346,10 @@ impl Trainer {
         let title = format!("{}, batch {}", self.config.model, self.config.batch);
         let curves = plots::curves(&self.run.curves(), &title, &self.position.rows);
         let classes = &self.train.dataset().classes;
-        let confusion = best
-            .map_or(Ok(()), |b| plots::confusion(&self.run.confusion(), classes, &b.confusion));
+        let confusion =
+            best.map_or(Ok(()), |b| plots::confusion(&self.run.confusion(), classes, &b.confusion));
         if let Err(e) = curves.and(confusion) {
-            self.line(&format!("warning: {e:#}"));
+            self.line(&format!("warning: {}", describe(&e)));
         }
     }
 
@@ -389,7 +388,8 @@ impl Trainer {
         let state = self.run.state();
         if state.is_file() {
             bail!(
-                "{error:#}; the previous checkpoint is intact: {}, resume with --resume {}",
+                "{}; the previous checkpoint is intact: {}, resume with --resume {}",
+                describe(&error),
                 state.display(),
                 self.run.path().display()
             );

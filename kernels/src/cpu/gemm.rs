@@ -11,7 +11,7 @@
 //! (`a_row = C, a_k = 1`), and their transposes. Every sum over p runs in order, so a result has the same bits wherever its
 //! tile begins and whichever thread computes it.
 
-use crate::cpu::simd::{Kernel, Vector};
+use crate::cpu::simd::{Kernel, Vector, transpose_4x4};
 
 /// Rows of a packed A panel: 14 x 2 zmm accumulators, 2 vectors of B and a broadcast make 31 of 32 registers.
 pub const MR_WIDE: usize = 14;
@@ -196,36 +196,20 @@ impl Kernel for PackColumns<'_> {
                 out[..width].copy_from_slice(&b.data[start..start + width]);
             }
         } else if b.row == 1 {
-            // The source is contiguous along k: 8 columns at a time are read as rows and transposed through registers,
-            // which the compiler builds from this fixed-size block.
-            let mut j = 0;
-            while j < width {
-                let columns = (width - j).min(8);
-                let mut p = 0;
-                while p < k {
-                    let rows = (k - p).min(8);
-                    if columns == 8 && rows == 8 {
-                        let mut block = [[0.0f32; 8]; 8];
-                        for (c, block) in block.iter_mut().enumerate() {
-                            let start = (j0 + j + c) * b.column + k0 + p;
-                            block.copy_from_slice(&b.data[start..start + 8]);
-                        }
-                        for r in 0..8 {
-                            let line: [f32; 8] = std::array::from_fn(|c| block[c][r]);
-                            let start = (p + r) * panel + j;
-                            out[start..start + 8].copy_from_slice(&line);
-                        }
-                    } else {
-                        for c in 0..columns {
-                            for r in 0..rows {
-                                out[(p + r) * panel + j + c] =
-                                    b.data[(j0 + j + c) * b.column + k0 + p + r];
-                            }
-                        }
-                    }
-                    p += rows;
+            // The source is contiguous along k: four columns at a time, the last four perhaps once more.
+            let quads = (0..width / 4 * 4).step_by(4);
+            let last = (width >= 4 && !width.is_multiple_of(4)).then(|| width - 4);
+            for j in quads.chain(last) {
+                let corner = (j0 + j) * b.column + k0;
+                let columns: [&[f32]; 4] =
+                    std::array::from_fn(|c| &b.data[corner + c * b.column..][..k]);
+                transpose(columns, panel, &mut out[j..]);
+            }
+            for j in 0..if width < 4 { width } else { 0 } {
+                let column = &b.data[(j0 + j) * b.column + k0..][..k];
+                for (line, &v) in out[j..].chunks_mut(panel).zip(column) {
+                    line[0] = v;
                 }
-                j += columns;
             }
         } else {
             for p in 0..k {
@@ -233,6 +217,28 @@ impl Kernel for PackColumns<'_> {
                     out[p * panel + j] = b.data[(k0 + p) * b.row + (j0 + j) * b.column];
                 }
             }
+        }
+    }
+}
+
+/// Writes four columns as lines of four, `panel` apart.
+#[inline(always)]
+fn transpose(columns: [&[f32]; 4], panel: usize, out: &mut [f32]) {
+    let k = columns[0].len();
+    assert!(columns.iter().all(|c| c.len() == k));
+    let whole = k / 4 * 4;
+    assert!(whole == 0 || (whole - 1) * panel + 4 <= out.len());
+    let [a, b, c, d] = columns.map(<[f32]>::as_ptr);
+    for p in (0..whole).step_by(4) {
+        // SAFETY: p + 4 <= k elements of each column, and the lines lie inside `out` by the assertions.
+        unsafe {
+            let block = [a.add(p), b.add(p), c.add(p), d.add(p)];
+            transpose_4x4(block, out.as_mut_ptr().add(p * panel), panel);
+        }
+    }
+    for p in whole..k {
+        for (c, column) in columns.iter().enumerate() {
+            out[p * panel + c] = column[p];
         }
     }
 }

@@ -17,10 +17,10 @@ use crate::*;
 use super::Cpu;
 use super::threads::SharedMut;
 
-/// Terms of a sum between two visits to C. A panel of B (KC x 32) and one of A (KC x 14) then fill 3/4 of a 64 KiB L1, or
-/// stream from L2 at a quarter of what it can deliver.
-const KC: usize = 384;
-/// Rows of a task: a packed block of A (MC x KC) takes 172 KiB of L2.
+/// Terms of a sum between two visits to C. A panel of B (KC x 32) streams from L2 at 128 bytes each 28 cycles, a sixth of
+/// what L2 delivers; smaller blocks that fit L1 were slower here, for they visit C more often.
+const KC: usize = 512;
+/// Rows of a task: a packed block of A (MC x KC) takes 224 KiB of L2.
 const MC: usize = 112;
 /// Columns of a task.
 const NC: usize = 512;

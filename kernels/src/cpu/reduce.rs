@@ -323,7 +323,7 @@ pub fn backward(
         return broadcast::reduce_max_backward(cpu, args, x, cpu.read::<f32>(name, y, len)?, dy);
     }
     if op == Reduce::Sum {
-        return broadcast::expand(cpu, &args.shape, &args.kept_shape(), dy);
+        return expand(cpu, args, dy);
     }
     let n = args.reduced_elements() as f32;
     let mut part = cpu.alloc::<f32>(len)?;
@@ -331,7 +331,37 @@ pub fn backward(
     for (part, &dy) in part.iter_mut().zip(dy) {
         *part = dy / n;
     }
-    broadcast::expand(cpu, &args.shape, &args.kept_shape(), part)
+    expand(cpu, args, part)
+}
+
+/// dy, repeated along the reduced axes.
+fn expand(cpu: &Cpu, args: &ReduceArgs, dy: &[f32]) -> Result<Buffer> {
+    let len = elements(&args.shape);
+    let (r, c) = match groups(args)[..] {
+        [(r, true)] | [(_, false), (r, true)] => (r, 1),
+        [(r, true), (c, false)] | [(_, false), (r, true), (c, false)] => (r, c),
+        _ => return broadcast::expand(cpu, &args.shape, &args.kept_shape(), dy),
+    };
+    if len == 0 || r * c > TASK_ELEMENTS * TASK_ELEMENTS {
+        return broadcast::expand(cpu, &args.shape, &args.kept_shape(), dy);
+    }
+    // [outer, r, c]: each row of c is written once and then copied, ever more rows at a time.
+    let mut memory = cpu.alloc::<f32>(len)?;
+    let per_task = (TASK_ELEMENTS / (r * c)).max(1);
+    cpu.threads.chunks(memory.slice_mut(len), per_task * r * c, |i, dx| {
+        let rows = dy[i * per_task * c..].chunks_exact(c);
+        for (dx, row) in dx.chunks_exact_mut(r * c).zip(rows) {
+            dx[..c].copy_from_slice(row);
+            let mut done = c;
+            while done < dx.len() {
+                let (from, to) = dx.split_at_mut(done);
+                let n = done.min(to.len()).min(TILE.next_multiple_of(c));
+                to[..n].copy_from_slice(&from[..n]);
+                done += n;
+            }
+        }
+    });
+    Ok(memory.into_buffer::<f32>(len))
 }
 
 /// Σ x²

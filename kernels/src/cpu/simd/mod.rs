@@ -68,6 +68,25 @@ pub trait Vector: Copy {
     fn scalar_mul_add(a: f32, b: f32, c: f32) -> f32;
 }
 
+/// Transposes a 4x4 block: `out[r * out_row + c] = columns[c][r]`.
+///
+/// # Safety
+/// Four elements of each column must be readable, and of each line of `out` writable.
+#[inline(always)]
+pub unsafe fn transpose_4x4(columns: [*const f32; 4], out: *mut f32, out_row: usize) {
+    // SAFETY: granted by the caller.
+    unsafe {
+        #[cfg(target_arch = "x86_64")]
+        x86::transpose_4x4(columns, out, out_row);
+        #[cfg(not(target_arch = "x86_64"))]
+        for r in 0..4 {
+            for (c, column) in columns.iter().enumerate() {
+                *out.add(r * out_row + c) = *column.add(r);
+            }
+        }
+    }
+}
+
 /// A body that is compiled once an instruction set. Implementations of `run` must be `#[inline(always)]`.
 pub trait Kernel {
     /// What it returns.

@@ -24,6 +24,24 @@ pub unsafe fn run_avx512<K: Kernel>(kernel: K) -> K::Output {
     kernel.run::<Zmm>()
 }
 
+/// Transposes a 4x4 block in xmm registers, which every x86-64 has.
+///
+/// # Safety
+/// As [`super::transpose_4x4`].
+#[inline(always)]
+pub unsafe fn transpose_4x4([a, b, c, d]: [*const f32; 4], out: *mut f32, out_row: usize) {
+    // SAFETY: SSE is part of x86-64; the caller grants the elements.
+    unsafe {
+        let (a, b, c, d) = (_mm_loadu_ps(a), _mm_loadu_ps(b), _mm_loadu_ps(c), _mm_loadu_ps(d));
+        let (ab, cd) = (_mm_unpacklo_ps(a, b), _mm_unpacklo_ps(c, d)); // a0 b0 a1 b1, c0 d0 c1 d1
+        let (ef, gh) = (_mm_unpackhi_ps(a, b), _mm_unpackhi_ps(c, d)); // a2 b2 a3 b3, ..
+        _mm_storeu_ps(out, _mm_movelh_ps(ab, cd));
+        _mm_storeu_ps(out.add(out_row), _mm_movehl_ps(cd, ab));
+        _mm_storeu_ps(out.add(2 * out_row), _mm_movelh_ps(ef, gh));
+        _mm_storeu_ps(out.add(3 * out_row), _mm_movehl_ps(gh, ef));
+    }
+}
+
 /// Eight f32 in a ymm register.
 #[derive(Clone, Copy)]
 pub struct Ymm(__m256);

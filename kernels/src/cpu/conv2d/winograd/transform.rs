@@ -192,20 +192,22 @@ impl Kernel for TransformInput<'_> {
                     input_2d(load, store);
                 }
             } else {
-                let pixels: [[*const f32; 6]; 6] = std::array::from_fn(|r| {
-                    std::array::from_fn(|column| {
+                let mut pixels = [[zeros.as_ptr(); 6]; 6];
+                for (r, pixels) in pixels.iter_mut().enumerate() {
+                    let start = (y0 + r as isize) * grid.w as isize + x0;
+                    for (column, pixel) in pixels.iter_mut().enumerate() {
                         let (py, px) = (y0 + r as isize, x0 + column as isize);
-                        let valid = (0..grid.h as isize).contains(&py)
-                            && (0..grid.w as isize).contains(&px);
-                        match valid {
-                            true => image[(py as usize * grid.w + px as usize) * c..].as_ptr(),
-                            false => zeros.as_ptr(),
+                        // A negative position becomes a huge one.
+                        if (py as usize) < grid.h && (px as usize) < grid.w {
+                            let offset = (start + column as isize) * c as isize;
+                            *pixel = image.as_ptr().wrapping_offset(offset);
                         }
-                    })
-                });
+                    }
+                }
                 for lane in (0..c).step_by(V::LANES) {
                     let full = c - lane >= V::LANES;
-                    // SAFETY: each pointer has c readable elements; V has room by the assertion.
+                    // SAFETY: each pointer has c readable elements: a pixel inside the image, or the zeros. V has room by
+                    // the assertion.
                     let load = |r: usize, column: usize| unsafe {
                         let p = pixels[r][column].add(lane);
                         if full { V::load(p) } else { V::load_partial(p, c - lane) }

@@ -181,7 +181,11 @@ proptest! {
     }
 
     #[test]
-    fn slices_of_a_concatenation_are_its_parts(s in shape(), sizes in prop::collection::vec(0usize..5, 1..5), axis in 0usize..4) {
+    fn slices_of_a_concatenation_are_its_parts(
+        s in shape(),
+        sizes in prop::collection::vec(0usize..5, 1..5),
+        axis in 0usize..4,
+    ) {
         prop_assume!(axis < s.len());
         for on in default_backends() {
             let part = |size: usize, seed: usize| {

@@ -4,6 +4,8 @@
 //! picture. So no pixel alone says anything of the class, and a linear model learns next to
 //! nothing, while a small convolutional network learns it well.
 
+use std::f32::consts::PI;
+
 use tilegrad_kernels::philox::{Purpose, Stream};
 
 use super::Dataset;
@@ -73,6 +75,23 @@ impl Draws {
     }
 }
 
+/// Sine and cosine of an angle in -π..=π, by their Taylor series. The standard library's may
+/// differ in the last bit from machine to machine, and these images must not.
+fn sin_cos(angle: f32) -> (f32, f32) {
+    let x = angle as f64;
+    let (mut sin, mut cos, mut term) = (0.0, 0.0, 1.0);
+    for n in 0..24 {
+        match n % 4 {
+            0 => cos += term,
+            1 => sin += term,
+            2 => cos -= term,
+            _ => sin -= term,
+        }
+        term *= x / (n + 1) as f64;
+    }
+    (sin as f32, cos as f32)
+}
+
 /// A figure: where it is, and what it looks like there.
 struct Figure {
     class: usize,
@@ -99,8 +118,8 @@ impl Figure {
         // Squares and stripes stay near their axes, so that stripes keep their name; the others
         // turn freely.
         let turn = draws.range(-1.0, 1.0);
-        let angle = turn * if matches!(class, 4 | 5) { std::f32::consts::PI } else { 0.26 };
-        let (sin, cos) = angle.sin_cos();
+        let angle = turn * if matches!(class, 4 | 5) { PI } else { 0.26 };
+        let (sin, cos) = sin_cos(angle);
         Figure {
             class,
             centre,
@@ -187,7 +206,7 @@ impl Clutter {
         let size = SIZE as f32;
         let from = [draws.range(0.0, size), draws.range(0.0, size)];
         let length = draws.range(0.0, 10.0);
-        let (sin, cos) = draws.range(0.0, std::f32::consts::TAU).sin_cos();
+        let (sin, cos) = sin_cos(draws.range(-PI, PI));
         let to = [from[0] + length * cos, from[1] + length * sin];
         Clutter { from, to, half_width: draws.range(0.4, 1.1), colour: draws.colour(0.0, 255.0) }
     }
@@ -245,6 +264,15 @@ fn blend(colour: &mut [f32; 3], over: &[f32; 3], coverage: f32) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sine_and_cosine_are_right() {
+        for i in -100..=100 {
+            let angle = PI * i as f32 / 100.0;
+            let ((s, c), (sin, cos)) = (sin_cos(angle), angle.sin_cos());
+            assert!((s - sin).abs() < 1e-6 && (c - cos).abs() < 1e-6, "{angle}");
+        }
+    }
 
     #[test]
     fn same_seed_same_images_whatever_the_count() {

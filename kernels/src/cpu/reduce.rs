@@ -342,7 +342,8 @@ fn expand(cpu: &Cpu, args: &ReduceArgs, dy: &[f32]) -> Result<Buffer> {
         [(r, true), (c, false)] | [(_, false), (r, true), (c, false)] => (r, c),
         _ => return broadcast::expand(cpu, &args.shape, &args.kept_shape(), dy),
     };
-    if len == 0 || r * c > TASK_ELEMENTS * TASK_ELEMENTS {
+    // Large matrices are shared by several threads there.
+    if len == 0 || r * c > 16 * TASK_ELEMENTS {
         return broadcast::expand(cpu, &args.shape, &args.kept_shape(), dy);
     }
     // [outer, r, c]: each row of c is written once and then copied, ever more rows at a time.

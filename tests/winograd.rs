@@ -1,0 +1,40 @@
+//! Winograd's algorithm, forced wherever it applies: its transforms round, so it is held to an error in norm.
+
+use tilegrad::{Failures, cpu_with, family, oracle, relative_norm, same_bits};
+use tilegrad_kernels::cpu::ConvAlgorithm;
+use tilegrad_kernels::cpu::simd::Isa;
+
+/// Of each result and gradient, in the Euclidean norm, against f64.
+const LARGEST_ERROR: f64 = 1e-5;
+
+#[test]
+fn its_error_in_norm_is_small_and_threads_change_no_bit() {
+    let mut failures = Failures::default();
+    let backends = Isa::ALL.into_iter().filter_map(|isa| {
+        let with = |threads| cpu_with(isa, threads, Some(ConvAlgorithm::Winograd));
+        Some((with(1)?, with(2)?))
+    });
+    let backends: Vec<_> = backends.collect();
+    for case in (family("conv2d").cases)().iter().filter(|c| !c.has_special()) {
+        let expected = case.outputs(oracle());
+        for (one, two) in &backends {
+            let outcome = expected.as_ref().map_err(Clone::clone).and_then(|expected| {
+                let (got, again) = (case.outputs(one)?, case.outputs(two)?);
+                for ((what, got), (_, expected)) in got.arrays().zip(expected.arrays()) {
+                    let error = relative_norm(got, expected);
+                    // An empty or zero result has no relative error, but must be right.
+                    let fine = error <= LARGEST_ERROR || got.iter().all(|&v| v == 0.0);
+                    if got.len() != expected.len() || !fine {
+                        return Err(format!("{what}: relative error {error:.1e} in norm"));
+                    }
+                }
+                for ((what, a), (_, b)) in got.arrays().zip(again.arrays()) {
+                    same_bits(a, b).map_err(|e| format!("{what} with 2 threads: {e}"))?;
+                }
+                Ok(())
+            });
+            failures.check(|| format!("{} on {}", case.label, one.name), outcome);
+        }
+    }
+    failures.finish("Winograd");
+}

@@ -1,6 +1,7 @@
 //! `cargo bench --bench kernels`: each kernel beside the rung it is compared with.
 //!
-//! Matmul against `matrixmultiply`; Winograd against direct convolution; instruction sets against each other.
+//! Matmul against `matrixmultiply`; Winograd against direct convolution; instruction sets against
+//! each other.
 
 use std::hint::black_box;
 use std::time::Duration;
@@ -8,7 +9,9 @@ use std::time::Duration;
 use criterion::{BenchmarkId, Criterion, Throughput};
 use tilegrad_kernels::cpu::simd::Isa;
 use tilegrad_kernels::cpu::{ConvAlgorithm, Cpu, CpuOptions};
-use tilegrad_kernels::{Activation, Backend, Buffer, Conv2dArgs, Conv2dOptions, MatmulArgs, upload};
+use tilegrad_kernels::{
+    Activation, Backend, Buffer, Conv2dArgs, Conv2dOptions, MatmulArgs, upload,
+};
 
 fn cpu(isa: Option<Isa>, conv: Option<ConvAlgorithm>) -> Cpu {
     Cpu::new(CpuOptions { isa, conv, ..CpuOptions::default() }).expect("this machine's own CPU")

@@ -1,8 +1,9 @@
 //! `cargo bench --bench roofline`: every kernel beside its own limit.
 //!
-//! The machine's peak of fused multiply-adds and its copy bandwidth are measured in the same run. A kernel's limit is the
-//! larger of its FLOPs over the peak and its bytes over the bandwidth (Williams et al., "Roofline", 2009); FLOPs and bytes
-//! are counted in `Work`, in one place. Convolutions count the FLOPs of the definition, so that Winograd may exceed 100 %.
+//! The machine's peak of fused multiply-adds and its copy bandwidth are measured in the same run. A
+//! kernel's limit is the larger of its FLOPs over the peak and its bytes over the bandwidth
+//! (Williams et al., "Roofline", 2009); FLOPs and bytes are counted in `Work`, in one place.
+//! Convolutions count the FLOPs of the definition, so that Winograd may exceed 100 %.
 //!
 //!     cargo bench --bench roofline -- [--threads T] [--batch N] [FILTER]
 
@@ -13,7 +14,8 @@ use tilegrad_kernels::cpu::simd::{Kernel, Vector};
 use tilegrad_kernels::cpu::{Cpu, CpuOptions};
 use tilegrad_kernels::*;
 
-/// What a kernel must do at least: multiply-adds count 2, every input is read and every output written once.
+/// What a kernel must do at least: multiply-adds count 2, every input is read and every output
+/// written once.
 struct Work {
     flops: f64,
     bytes: f64,
@@ -163,7 +165,9 @@ impl Bench<'_> {
         let (y, mean, var) = (Some(&out.y), &out.mean, &out.var);
         // Two passes over x, y and dy, one result.
         self.row(&name("batch_norm+relu backward"), per(8, &[6 * len, len]), || {
-            black_box(cpu.batch_norm_backward(&bn, &x, y, &v, mean, var, &dy, false).expect("runs"));
+            black_box(
+                cpu.batch_norm_backward(&bn, &x, y, &v, mean, var, &dy, false).expect("runs"),
+            );
         });
         let pool = Pool2dArgs::new("max_pool2d", &shape, [2, 2], [2, 2], [0, 0]).expect("fits");
         let (py, positions) = cpu.max_pool2d_forward(&pool, &x).expect("runs");
@@ -189,7 +193,8 @@ fn main() {
             _ => filter = Some(argument),
         }
     }
-    let cpu = Cpu::new(CpuOptions { threads, ..CpuOptions::default() }).expect("this machine's CPU");
+    let cpu =
+        Cpu::new(CpuOptions { threads, ..CpuOptions::default() }).expect("this machine's CPU");
     let count = cpu.threads();
     let peaks: Vec<f64> = std::thread::scope(|scope| {
         let isa = cpu.isa();
@@ -203,12 +208,17 @@ fn main() {
         let len = 16 << 20;
         let x = upload(&cpu, &vec![1.0f32; len]).expect("memory");
         let copy = time(|| {
-            black_box(cpu.unary_forward(Unary::Affine { scale: 1.0, shift: 0.0 }, &x).expect("runs"));
+            black_box(
+                cpu.unary_forward(Unary::Affine { scale: 1.0, shift: 0.0 }, &x).expect("runs"),
+            );
         });
         let bandwidth = 8.0 * len as f64 / copy;
         println!("{}", cpu.description());
         println!("FMA peak {:.1} GFLOP/s, copy {:.1} GB/s", peak / 1e9, bandwidth / 1e9);
-        println!("{:44} {:>12} {:>16} {:>12} {:>7} {:>8}", "kernel", "time", "rate", "traffic", "bound", "of limit");
+        println!(
+            "{:44} {:>12} {:>16} {:>12} {:>7} {:>8}",
+            "kernel", "time", "rate", "traffic", "bound", "of limit"
+        );
         let bench = Bench { cpu: &cpu, peak, bandwidth, filter };
         for n in [256, 512, 1024, 2048] {
             bench.matmul("square", n, n, n, false);

@@ -1,4 +1,5 @@
-//! An op without a case fails here: every function that the engine offers, and every method of `Backend`.
+//! An op without a case fails here: every function that the engine offers, and every method of
+//! `Backend`.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -7,7 +8,8 @@ use tilegrad::{FAMILIES, Recorder, TestBackend, oracle};
 
 const LARGEST: usize = 3000;
 
-/// Names of the public functions in `engine/src/ops/mod.rs`: the lower-case words of its `pub use` items.
+/// Names of the public functions in `engine/src/ops/mod.rs`: the lower-case words of its `pub use`
+/// items.
 fn engine_ops() -> BTreeSet<String> {
     let source = include_str!("../engine/src/ops/mod.rs");
     let mut ops = BTreeSet::new();

@@ -1,4 +1,5 @@
-//! Integer-valued inputs, on which sums have no rounding: every backend must agree bit for bit, forward and backward.
+//! Integer-valued inputs, on which sums have no rounding: every backend must agree bit for bit,
+//! forward and backward.
 
 use tilegrad::{Failures, Family, default_backends, exact_backends, same_values};
 

@@ -1,8 +1,8 @@
-//! Every model against PyTorch: logits, loss, every gradient, running statistics; 20 steps of SGD; state dicts.
+//! Every model against PyTorch: logits, loss, every gradient, running statistics; 20 steps of SGD;
+//! state dicts.
 //!
-//! `scripts/golden_models.py` made the files in `tests/golden`, in float64. Weights, images and labels come from a
-//! formula that both sides compute. In f64 the reference backend must agree to 1e-9; in f32, rounding is amplified by
-//! every batch norm and flips a few relus, so that the bound is wider for deep models.
+//! `scripts/golden_models.py` made the files in `tests/golden`, in float64. Weights, images and
+//! labels come from a formula that both sides compute.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -125,7 +125,7 @@ fn in_torch_layout(model: &Model, name: &str, x: &Tensor) -> Vec<f64> {
     elements(&torch::convert(name, data, &model.flattened(), Direction::ToTorch))
 }
 
-fn check(kind: ModelKind, n: usize, on: &TestBackend, tolerance: f64) {
+fn check(kind: ModelKind, n: usize, on: &TestBackend, allowed: Allowed) {
     let file = golden(&format!("{kind}.safetensors")).tensors;
     let expected = |name: &str| elements(&file[name]);
     let model = model(kind, on);
@@ -134,11 +134,16 @@ fn check(kind: ModelKind, n: usize, on: &TestBackend, tolerance: f64) {
     let mut note = |outcome: Result<(), String>| wrong.extend(outcome.err());
 
     let logits = model.forward(&x, &mut Context::eval()).unwrap();
-    note(close("logits.eval", &logits.to_f64_vec().unwrap(), &expected("logits.eval"), tolerance));
+    note(close(
+        "logits.eval",
+        &logits.to_f64_vec().unwrap(),
+        &expected("logits.eval"),
+        allowed.results,
+    ));
     let logits = model.forward(&x, &mut Context::train(0, 0)).unwrap();
-    note(close("logits", &logits.to_f64_vec().unwrap(), &expected("logits"), tolerance));
+    note(close("logits", &logits.to_f64_vec().unwrap(), &expected("logits"), allowed.results));
     let loss = loss::cross_entropy(&logits, &labels, 0.1).unwrap();
-    note(close("loss", &loss.to_f64_vec().unwrap(), &expected("loss"), tolerance));
+    note(close("loss", &loss.to_f64_vec().unwrap(), &expected("loss"), allowed.results));
 
     let gradients = loss.backward().unwrap();
     let largest = file
@@ -152,7 +157,7 @@ fn check(kind: ModelKind, n: usize, on: &TestBackend, tolerance: f64) {
             let value = in_torch_layout(&model, &name, &parameter.get());
             let print = expected(&format!("state.{name}"));
             note(
-                has_fingerprint(&value, &print, tolerance * print[0])
+                has_fingerprint(&value, &print, allowed.results * print[0])
                     .map_err(|e| format!("{name}: {e}")),
             );
             continue;
@@ -165,17 +170,16 @@ fn check(kind: ModelKind, n: usize, on: &TestBackend, tolerance: f64) {
         let value = in_torch_layout(&model, &name, gradient);
         let print = expected(&format!("grad.{name}"));
         // A bias in front of a batch norm has the gradient 0, up to rounding.
-        let allowed = tolerance * (print[0] + 0.01 * largest);
+        let bound = allowed.gradients * (print[0] + 0.01 * largest);
         note(
-            has_fingerprint(&value, &print, allowed)
-                .map_err(|e| format!("gradient of {name}: {e}")),
+            has_fingerprint(&value, &print, bound).map_err(|e| format!("gradient of {name}: {e}")),
         );
         if let Some(full) = file.get(&format!("full.{name}")) {
             let full = elements(full);
             let difference: f64 =
                 value.iter().zip(&full).map(|(a, b)| (a - b) * (a - b)).sum::<f64>().sqrt();
             // The file holds f32.
-            let fine = difference <= allowed.max(1e-6 * (print[0] + 0.01 * largest));
+            let fine = difference <= bound.max(1e-6 * (print[0] + 0.01 * largest));
             note(if fine {
                 Ok(())
             } else {
@@ -191,9 +195,32 @@ fn check(kind: ModelKind, n: usize, on: &TestBackend, tolerance: f64) {
     assert!(wrong.is_empty(), "{kind} on {}:\n  {}", on.name, wrong.join("\n  "));
 }
 
-/// Reference in f64, and each CPU in f32 with this tolerance.
-fn check_everywhere(kind: ModelKind, n: usize, single: f64) {
-    check(kind, n, oracle(), 1e-9);
+/// Allowed relative errors in norm.
+#[derive(Clone, Copy)]
+struct Allowed {
+    /// Of logits, loss and running statistics.
+    results: f64,
+    /// Of each gradient.
+    gradients: f64,
+}
+
+/// In f64, only the order of sums differs.
+const F64: Allowed = Allowed { results: 1e-9, gradients: 1e-9 };
+
+/// In f32, without batch norm.
+const F32_SHALLOW: Allowed = Allowed { results: 1e-5, gradients: 1e-5 };
+
+/// In f32, two batch norms deep.
+const F32: Allowed = Allowed { results: 1e-5, gradients: 2e-4 };
+
+/// In f32, in a deep network: rounding flips the sign of a few values in front of a relu, and with
+/// each a path of the gradient. PyTorch's own f32 gradients of resnet-guide are 7e-3 off its f64
+/// ones for that reason.
+const F32_DEEP: Allowed = Allowed { results: 1e-4, gradients: 2e-2 };
+
+/// Reference in f64, and each CPU in f32.
+fn check_everywhere(kind: ModelKind, n: usize, single: Allowed) {
+    check(kind, n, oracle(), F64);
     for on in default_backends().iter().filter(|b| b.name.starts_with("cpu/")) {
         check(kind, n, on, single);
     }
@@ -201,35 +228,36 @@ fn check_everywhere(kind: ModelKind, n: usize, single: f64) {
 
 #[test]
 fn simple_cnn() {
-    check_everywhere(ModelKind::SimpleCnn, 8, 1e-5);
+    check_everywhere(ModelKind::SimpleCnn, 8, F32_SHALLOW);
 }
 
 #[test]
 fn simple_cnn_bn() {
-    check_everywhere(ModelKind::SimpleCnnBn, 8, 1e-4);
+    check_everywhere(ModelKind::SimpleCnnBn, 8, F32);
 }
 
 #[test]
 fn simple_cnn_gap() {
-    check_everywhere(ModelKind::SimpleCnnGap, 8, 1e-4);
+    check_everywhere(ModelKind::SimpleCnnGap, 8, F32);
 }
 
 #[test]
 fn resnet20() {
-    check_everywhere(ModelKind::Resnet20, 4, 1e-3);
+    check_everywhere(ModelKind::Resnet20, 4, F32_DEEP);
 }
 
 #[test]
 fn resnet_guide() {
-    check_everywhere(ModelKind::ResnetGuide, 4, 1e-3);
+    check_everywhere(ModelKind::ResnetGuide, 4, F32_DEEP);
 }
 
 #[test]
 fn resnet18() {
-    check_everywhere(ModelKind::Resnet18, 2, 1e-3);
+    check_everywhere(ModelKind::Resnet18, 2, F32_DEEP);
 }
 
-/// Momentum, weight decay, running statistics, labels: a mistake in any of them shows within 20 steps.
+/// Momentum, weight decay, running statistics, labels: a mistake in any of them shows within 20
+/// steps.
 #[test]
 fn twenty_steps_of_sgd() {
     let file = golden("steps.safetensors").tensors;

@@ -1,7 +1,7 @@
 //! Every case, forward and backward, on every backend, against the reference in f64.
 //!
-//! Outputs start filled with NaN and errors are compared as `err <= tol`, so an element that a kernel forgets to write
-//! fails.
+//! Outputs start filled with NaN and errors are compared as `err <= tol`, so an element that a
+//! kernel forgets to write fails.
 
 use tilegrad::{Failures, Family, Tolerance, backends, compare, oracle};
 use tilegrad_engine::Device;
@@ -17,8 +17,8 @@ fn check(family: &Family) {
             }
         };
         for on in backends() {
-            // A default backend may take Winograd's algorithm, which spreads a NaN over its tile; the same
-            // instruction set without it is in the list too.
+            // A default backend may take Winograd's algorithm, which spreads a NaN over its tile;
+            // the same instruction set without it is in the list too.
             if case.op == "conv2d" && on.approximate_convolution && case.has_special() {
                 continue;
             }
@@ -50,7 +50,8 @@ fn check(family: &Family) {
     failures.finish(family.name);
 }
 
-/// The transforms of F(4x4, 3x3) multiply by up to 8 and divide by 24: they lose some 4 bits more than a plain sum.
+/// The transforms of F(4x4, 3x3) multiply by up to 8 and divide by 24: they lose some 4 bits more
+/// than a plain sum.
 fn winograd(tolerance: Tolerance) -> Tolerance {
     tolerance.times(16.0)
 }

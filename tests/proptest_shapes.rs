@@ -1,7 +1,7 @@
 //! Laws on random shapes: broadcasting index by index, movements and inverses, adjoint pairs.
 //!
-//! A linear map A and its derivative Aᵀ satisfy <A x, y> = <x, Aᵀ y>. For convolution this ties its three passes to each
-//! other without a second implementation.
+//! A linear map A and its derivative Aᵀ satisfy <A x, y> = <x, Aᵀ y>. For convolution this ties its
+//! three passes to each other without a second implementation.
 
 use std::sync::Arc;
 
@@ -55,7 +55,8 @@ fn broadcast() -> impl Strategy<Value = (Vec<usize>, Vec<usize>, Vec<usize>)> {
             let repeat = |wanted: u8| -> Vec<usize> {
                 out.iter().zip(&pick).map(|(&s, &p)| if p == wanted { 1 } else { s }).collect()
             };
-            // At each axis one side at most has a 1; the second may also lack leading axes, which the first then has.
+            // At each axis one side at most has a 1; the second may also lack leading axes, which
+            // the first then has.
             let (a, b) = (repeat(1), repeat(2));
             let b = b[cut..].to_vec();
             let full: Vec<usize> = out[..cut].iter().chain(&a[cut..]).copied().collect();
@@ -223,7 +224,8 @@ proptest! {
         }
     }
 
-    /// <conv x, y> = <x, backward_data y> = <w, backward_filter(x, y)>, and every backend agrees with the reference.
+    /// <conv x, y> = <x, backward_data y> = <w, backward_filter(x, y)>, and every backend agrees
+    /// with the reference.
     #[test]
     fn the_passes_of_a_convolution_are_adjoint((xs, fs, options) in convolution()) {
         let args = Conv2dArgs::new(&xs, &fs, options).unwrap();
@@ -251,7 +253,8 @@ proptest! {
             for ((input, got), exact) in inputs.iter().zip(&got).zip(&exact) {
                 let error = (dot(input, got) - expected).abs();
                 prop_assert!(error <= 1e-5 * scale, "{}: {:e} apart", on.name, error);
-                let tolerance = Tolerance::sum(terms).times(if on.approximate_convolution { 16.0 } else { 1.0 });
+                let slack = if on.approximate_convolution { 16.0 } else { 1.0 };
+                let tolerance = Tolerance::sum(terms).times(slack);
                 compare(&values(got), &values(exact), tolerance, on.dtype)
                     .map_err(|e| TestCaseError::fail(format!("{}: {e}", on.name)))?;
             }

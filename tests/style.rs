@@ -1,4 +1,5 @@
-//! What reading the sources can prove: nothing unfinished, nothing overlong, every op where a stranger looks for it.
+//! What reading the sources can prove: nothing unfinished, nothing overlong, every op where a
+//! stranger looks for it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -93,13 +94,15 @@ fn nothing_is_unfinished() {
 }
 
 #[test]
-fn unsafe_code_is_in_the_kernels_only() {
+fn unsafe_code_is_in_the_kernels_and_their_benchmarks_only() {
     let complaints = complain(&["rs"], |path, line| {
         let code = line.split("//").next().unwrap_or_default();
         let is_unsafe = ["unsafe {", "unsafe fn", "unsafe impl", "unsafe extern"]
             .iter()
             .any(|w| code.contains(w));
-        let allowed = path.starts_with(root().join("kernels")) || path.ends_with("tests/style.rs");
+        let folders = ["kernels", "benches"].map(|f| root().join(f));
+        let allowed =
+            folders.iter().any(|f| path.starts_with(f)) || path.ends_with("tests/style.rs");
         (is_unsafe && !allowed).then(|| line.trim().to_string())
     });
     assert!(complaints.is_empty(), "unsafe outside kernels/:\n{}", complaints.join("\n"));

@@ -1,4 +1,5 @@
-//! Winograd's algorithm, forced wherever it applies: its transforms round, so it is held to an error in norm.
+//! Winograd's algorithm, forced wherever it applies: its transforms round, so it is held to an
+//! error in norm.
 
 use tilegrad::{Failures, cpu_with, family, oracle, relative_norm, same_bits};
 use tilegrad_kernels::cpu::ConvAlgorithm;

@@ -64,7 +64,8 @@ pub fn run() -> ExitCode {
     }
 }
 
-/// The message of an error and of its causes, where they say something new: some errors quote theirs.
+/// The message of an error and of its causes, where they say something new: some errors quote
+/// theirs.
 pub fn describe(error: &anyhow::Error) -> String {
     let mut text = String::new();
     for cause in error.chain() {

@@ -217,7 +217,8 @@ fn backward_frees_activations_as_it_goes() {
     let gradients = loss.backward().unwrap();
     let log: Vec<usize> = log.lock().unwrap().iter().map(|(_, in_use)| in_use - before).collect();
     assert_eq!(log.len(), LAYERS);
-    // At the backward pass of layer i, counted from the last: x, dy, and the results of the layers before it.
+    // At the backward pass of layer i, counted from the last: x, dy, and the results of the layers
+    // before it.
     for (i, &in_use) in log.iter().enumerate() {
         assert!(in_use <= (LAYERS - i + 2) * BYTES + 4096, "layer {i}: {log:?}");
     }

@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use crate::{Device, Dtype};
 
-/// Device memory behind a [`Buffer`]. The host may be unable to touch it; each backend downcasts to its own kind.
+/// Device memory behind a [`Buffer`]. The host may be unable to touch it; each backend downcasts to
+/// its own kind.
 pub trait Storage: Any + Send + Sync {
     /// Where the memory is.
     fn device(&self) -> Device;
@@ -16,8 +17,9 @@ pub trait Storage: Any + Send + Sync {
     fn as_any_mut(&mut self) -> &mut dyn Any;
 }
 
-/// `len` elements of one dtype on one device. Cloning shares the memory; a kernel that updates a buffer in place takes
-/// `&mut Buffer` and copies first when others hold it, so that a buffer behaves as a value.
+/// `len` elements of one dtype on one device. Cloning shares the memory; a kernel that updates a
+/// buffer in place takes `&mut Buffer` and copies first when others hold it, so that a buffer
+/// behaves as a value.
 #[derive(Clone)]
 pub struct Buffer {
     dtype: Dtype,

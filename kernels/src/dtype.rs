@@ -71,7 +71,8 @@ macro_rules! element {
 }
 element!(f64 => F64, f32 => F32, half::f16 => F16, half::bf16 => BF16, i32 => I32, i8 => I8, u8 => U8);
 
-/// Where buffers live and kernels run. Written `cpu`, `cuda`, `cuda:1`, `wgpu`, `softcuda`, `reference`.
+/// Where buffers live and kernels run. Written `cpu`, `cuda`, `cuda:1`, `wgpu`, `softcuda`,
+/// `reference`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Device {
     /// Plain loops in f32 and f64: the oracle.

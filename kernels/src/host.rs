@@ -1,7 +1,7 @@
 //! Host memory for the `reference` and `cpu` backends: a pool that gives freed blocks out again.
 //!
-//! A training step asks for the same sizes again and again, so from the second step on every request is served from
-//! the free lists, and nothing is allocated from or zeroed by the system.
+//! A training step asks for the same sizes again and again, so from the second step on every
+//! request is served from the free lists, and nothing is allocated from or zeroed by the system.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::any::Any;
@@ -17,7 +17,8 @@ use crate::{Buffer, Device, Dtype, Element, Error, Result, Storage};
 pub struct MemoryStats {
     /// Bytes of live buffers, rounded up to their blocks.
     pub in_use: usize,
-    /// The most that `in_use` has been since the pool was made or [`crate::Backend::reset_peak`] was called.
+    /// The most that `in_use` has been since the pool was made or [`crate::Backend::reset_peak`]
+    /// was called.
     pub peak: usize,
     /// Bytes of freed blocks that wait to be used again.
     pub cached: usize,
@@ -25,8 +26,8 @@ pub struct MemoryStats {
     pub system_allocations: usize,
 }
 
-/// Blocks of at least this size are aligned to it and offered to the kernel as huge pages: a 4 KiB page costs a fault
-/// and a TLB entry each, and activations are tens of MiB.
+/// Blocks of at least this size are aligned to it and offered to the kernel as huge pages: a 4 KiB
+/// page costs a fault and a TLB entry each, and activations are tens of MiB.
 const HUGE_PAGE: usize = 2 << 20;
 
 /// Cache line, and width of a zmm register.
@@ -37,7 +38,8 @@ struct Block {
     capacity: usize,
 }
 
-// SAFETY: a block is plain memory owned by exactly one holder at a time (a free list or a HostMemory).
+// SAFETY: a block is plain memory owned by exactly one holder at a time (a free list or a
+// HostMemory).
 unsafe impl Send for Block {}
 
 impl Block {
@@ -46,14 +48,16 @@ impl Block {
             .ok()
     }
 
-    /// Zeroed by the system (lazily, for large blocks), so that memory is never uninitialised to Rust.
+    /// Zeroed by the system (lazily, for large blocks), so that memory is never uninitialised to
+    /// Rust.
     fn from_system(capacity: usize) -> Option<Block> {
         let layout = Self::layout(capacity)?;
         // SAFETY: capacity is at least ALIGN, so the layout is not zero-sized.
         let ptr = NonNull::new(unsafe { alloc_zeroed(layout) })?;
         #[cfg(target_os = "linux")]
         if capacity >= HUGE_PAGE {
-            // SAFETY: the range is the block that was just allocated; the call is advice and its failure harmless.
+            // SAFETY: the range is the block that was just allocated; the call is advice and its
+            // failure harmless.
             unsafe { libc::madvise(ptr.as_ptr().cast(), capacity, libc::MADV_HUGEPAGE) };
         }
         Some(Block { ptr, capacity })
@@ -88,12 +92,13 @@ impl Pool {
     }
 
     fn state(&self) -> MutexGuard<'_, PoolState> {
-        // A panic while the lock is held cannot leave the lists half-changed: every update is one push or pop.
+        // A panic while the lock is held cannot leave the lists half-changed: every update is one
+        // push or pop.
         self.state.lock().unwrap_or_else(|e| e.into_inner())
     }
 
-    /// When on, every block is filled with 0xFF (NaN in every float type) before a kernel writes it: an element that
-    /// the kernel forgets then shows in tests.
+    /// When on, every block is filled with 0xFF (NaN in every float type) before a kernel writes
+    /// it: an element that the kernel forgets then shows in tests.
     pub fn set_poison(&self, on: bool) {
         self.poison.store(on, Ordering::Relaxed);
     }
@@ -123,8 +128,8 @@ impl Pool {
         }
     }
 
-    /// Block sizes: multiples of 1/8 of a power of two, at most 12.5 % above the request, so that nearly equal sizes
-    /// share a list.
+    /// Block sizes: multiples of 1/8 of a power of two, at most 12.5 % above the request, so that
+    /// nearly equal sizes share a list.
     fn round_up(bytes: usize) -> usize {
         let bytes = bytes.max(ALIGN);
         let step = (bytes.next_power_of_two() / 8).max(ALIGN);
@@ -192,7 +197,8 @@ impl HostMemory {
     pub fn slice<T: Element>(&self, len: usize) -> &[T] {
         let block = self.block();
         assert!(len * size_of::<T>() <= block.capacity);
-        // SAFETY: in bounds by the assertion, initialised since allocation, aligned to 64 bytes; any bits are a valid T.
+        // SAFETY: in bounds by the assertion, initialised since allocation, aligned to 64 bytes;
+        // any bits are a valid T.
         unsafe { std::slice::from_raw_parts(block.ptr.as_ptr().cast(), len) }
     }
 
@@ -245,7 +251,8 @@ pub fn read<'a, T: Element>(
     Ok(memory(x).slice(len))
 }
 
-/// The elements of `x` to update in place. When `x` is shared it is copied first: others keep the old value.
+/// The elements of `x` to update in place. When `x` is shared it is copied first: others keep the
+/// old value.
 pub fn update<'a, T: Element>(
     op: &'static str,
     pool: &Arc<Pool>,

@@ -1,14 +1,16 @@
-//! How tensors are computed: raw buffers in, raw buffers out. This crate knows no tensor, no gradient and no layer.
+//! How tensors are computed: raw buffers in, raw buffers out. This crate knows no tensor, no
+//! gradient and no layer.
 //!
-//! [`Backend`] is the one dispatch point of the project: a method for each pass of each kernel family. Two backends
-//! implement it here:
+//! [`Backend`] is the one dispatch point of the project: a method for each pass of each kernel
+//! family. Two backends implement it here:
 //!
 //! - [`reference::Reference`]: plain loops over f32 and f64, never optimised. It is the oracle.
 //! - [`cpu::Cpu`]: SIMD chosen at run time, threads, pooled memory.
 //!
-//! A method either runs its kernel on its own device or answers [`Error::Unsupported`]; nothing falls back silently.
-//! Methods may return before the device has finished (only [`Backend::download`] and [`Backend::synchronize`] wait),
-//! and no method hands out a slice: the host may be unable to touch a [`Buffer`]'s memory.
+//! A method either runs its kernel on its own device or answers [`Error::Unsupported`]; nothing
+//! falls back silently. Methods may return before the device has finished (only
+//! [`Backend::download`] and [`Backend::synchronize`] wait), and no method hands out a slice: the
+//! host may be unable to touch a [`Buffer`]'s memory.
 
 pub mod args;
 mod buffer;
@@ -69,10 +71,11 @@ pub struct AdamWParameter<'a> {
     pub v: &'a mut Buffer,
 }
 
-/// The kernels of one device. Shapes are in the argument structs; every buffer's length, dtype and device is checked
-/// against them. Unless stated otherwise all float buffers of a call have one dtype, which is the result's.
+/// The kernels of one device. Shapes are in the argument structs; every buffer's length, dtype and
+/// device is checked against them. Unless stated otherwise all float buffers of a call have one
+/// dtype, which is the result's.
 pub trait Backend: Send + Sync {
-    // --- The device and its memory -------------------------------------------------------------------------------
+    // --- The device and its memory ------------------------------------------------------------------
 
     /// Which device this is.
     fn device(&self) -> Device;
@@ -93,7 +96,7 @@ pub trait Backend: Send + Sync {
     /// Starts a new peak.
     fn reset_peak(&self);
 
-    // --- Elementwise ---------------------------------------------------------------------------------------------
+    // --- Elementwise --------------------------------------------------------------------------------
 
     /// y = op(x)
     fn unary_forward(&self, op: Unary, x: &Buffer) -> Result<Buffer>;
@@ -107,7 +110,8 @@ pub trait Backend: Send + Sync {
         a: &Buffer,
         b: &Buffer,
     ) -> Result<Buffer>;
-    /// Gradients of a and b where `needs` says so, each summed over the axes along which it was broadcast.
+    /// Gradients of a and b where `needs` says so, each summed over the axes along which it was
+    /// broadcast.
     fn binary_backward(
         &self,
         op: Binary,
@@ -120,7 +124,7 @@ pub trait Backend: Send + Sync {
     /// into += x, in place.
     fn accumulate(&self, into: &mut Buffer, x: &Buffer) -> Result<()>;
 
-    // --- Reductions ----------------------------------------------------------------------------------------------
+    // --- Reductions ---------------------------------------------------------------------------------
 
     /// Sum, mean or maximum over axes.
     fn reduce_forward(&self, op: Reduce, args: &ReduceArgs, x: &Buffer) -> Result<Buffer>;
@@ -132,12 +136,13 @@ pub trait Backend: Send + Sync {
         saved: Option<(&Buffer, &Buffer)>,
         dy: &Buffer,
     ) -> Result<Buffer>;
-    /// Position of the first maximum (NaN counts as largest) among the reduced axes, row-major, as i32.
+    /// Position of the first maximum (NaN counts as largest) among the reduced axes, row-major, as
+    /// i32.
     fn argmax(&self, args: &ReduceArgs, x: &Buffer) -> Result<Buffer>;
     /// Σ x² over all elements, as one element.
     fn sum_squares(&self, x: &Buffer) -> Result<Buffer>;
 
-    // --- Products ------------------------------------------------------------------------------------------------
+    // --- Products -----------------------------------------------------------------------------------
 
     /// y = op(a) op(b) + bias.
     fn matmul(
@@ -166,9 +171,10 @@ pub trait Backend: Send + Sync {
     /// dfilter from x and dy.
     fn conv2d_backward_filter(&self, args: &Conv2dArgs, x: &Buffer, dy: &Buffer) -> Result<Buffer>;
 
-    // --- Pooling -------------------------------------------------------------------------------------------------
+    // --- Pooling ------------------------------------------------------------------------------------
 
-    /// y, and for each y the position `iy * w + ix` of the first maximum in its image (NaN counts as largest), i32.
+    /// y, and for each y the position `iy * w + ix` of the first maximum in its image (NaN counts
+    /// as largest), i32.
     fn max_pool2d_forward(&self, args: &Pool2dArgs, x: &Buffer) -> Result<(Buffer, Buffer)>;
     /// dx from dy and the positions.
     fn max_pool2d_backward(
@@ -182,9 +188,10 @@ pub trait Backend: Send + Sync {
     /// dx from dy.
     fn avg_pool2d_backward(&self, args: &Pool2dArgs, dy: &Buffer) -> Result<Buffer>;
 
-    // --- Normalisation -------------------------------------------------------------------------------------------
+    // --- Normalisation ------------------------------------------------------------------------------
 
-    /// Statistics of x, and y = activation(gamma (x - mean) / sqrt(var + epsilon) + beta + residual).
+    /// Statistics of x, and y = activation(gamma (x - mean) / sqrt(var + epsilon) + beta +
+    /// residual).
     fn batch_norm_forward(
         &self,
         args: &BatchNormArgs,
@@ -204,7 +211,8 @@ pub trait Backend: Send + Sync {
         var: &Buffer,
         residual: Option<&Buffer>,
     ) -> Result<Buffer>;
-    /// All gradients; `y` is needed when there is an activation, and `residual` says whether its gradient is wanted.
+    /// All gradients; `y` is needed when there is an activation, and `residual` says whether its
+    /// gradient is wanted.
     fn batch_norm_backward(
         &self,
         args: &BatchNormArgs,
@@ -216,7 +224,8 @@ pub trait Backend: Send + Sync {
         dy: &Buffer,
         residual: bool,
     ) -> Result<BatchNormGradients>;
-    /// running = (1 - momentum) running + momentum batch, with the unbiased variance, rows / (rows - 1) times `var`.
+    /// running = (1 - momentum) running + momentum batch, with the unbiased variance, rows / (rows
+    /// - 1) times `var`.
     fn batch_norm_update_running(
         &self,
         args: &BatchNormArgs,
@@ -227,7 +236,7 @@ pub trait Backend: Send + Sync {
         var: &Buffer,
     ) -> Result<()>;
 
-    // --- Rows of classes -----------------------------------------------------------------------------------------
+    // --- Rows of classes ----------------------------------------------------------------------------
 
     /// y = softmax(x) over each row.
     fn softmax_forward(&self, rows: Rows, x: &Buffer) -> Result<Buffer>;
@@ -237,8 +246,8 @@ pub trait Backend: Send + Sync {
     fn log_softmax_forward(&self, rows: Rows, x: &Buffer) -> Result<Buffer>;
     /// dx from y and dy.
     fn log_softmax_backward(&self, rows: Rows, y: &Buffer, dy: &Buffer) -> Result<Buffer>;
-    /// Loss of each row `[count]`, and the log-sum-exp of each row `[count]` for the backward pass. Targets are i32
-    /// labels `[count]` or probabilities `[count, len]` of the logits' dtype.
+    /// Loss of each row `[count]`, and the log-sum-exp of each row `[count]` for the backward pass.
+    /// Targets are i32 labels `[count]` or probabilities `[count, len]` of the logits' dtype.
     fn cross_entropy_forward(
         &self,
         args: &CrossEntropyArgs,
@@ -255,12 +264,12 @@ pub trait Backend: Send + Sync {
         dloss: &Buffer,
     ) -> Result<Buffer>;
 
-    // --- Dropout -------------------------------------------------------------------------------------------------
+    // --- Dropout ------------------------------------------------------------------------------------
 
     /// Zeroes and scales; being linear, it is its own backward pass with the same arguments.
     fn dropout(&self, args: &DropoutArgs, x: &Buffer) -> Result<Buffer>;
 
-    // --- Movement of elements (any dtype of 4 bytes; f64 on the reference) ----------------------------------------
+    // --- Movement of elements (any dtype of 4 bytes; f64 on the reference) --------------------------
 
     /// Permutes axes, by copying.
     fn permute(&self, args: &PermuteArgs, x: &Buffer) -> Result<Buffer>;
@@ -275,9 +284,10 @@ pub trait Backend: Send + Sync {
     /// dx: the rows of dy added up at their indices, in order.
     fn gather_backward(&self, args: &GatherArgs, indices: &Buffer, dy: &Buffer) -> Result<Buffer>;
 
-    // --- Optimizers (in place) -----------------------------------------------------------------------------------
+    // --- Optimizers (in place) ----------------------------------------------------------------------
 
-    /// One step of SGD on every parameter; gradients are first multiplied by `gradient_scale` (one element) if given.
+    /// One step of SGD on every parameter; gradients are first multiplied by `gradient_scale` (one
+    /// element) if given.
     fn sgd_step(
         &self,
         args: &SgdArgs,

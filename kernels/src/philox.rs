@@ -1,8 +1,8 @@
-//! Philox 4x32-10, the counter-based random generator of Salmon et al., "Parallel Random Numbers: As Easy as
-//! 1, 2, 3" (SC 2011).
+//! Philox 4x32-10, the counter-based random generator of Salmon et al., "Parallel Random Numbers:
+//! As Easy as 1, 2, 3" (SC 2011).
 //!
-//! A value depends only on (seed, purpose, epoch, sample, index), never on what was drawn before. So any thread of any
-//! backend computes the same bits, and a resumed run needs no generator state.
+//! A value depends only on (seed, purpose, epoch, sample, index), never on what was drawn before.
+//! So any thread of any backend computes the same bits, and a resumed run needs no generator state.
 
 /// What a stream of random numbers is for: streams of different purposes never share a counter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,7 +100,8 @@ pub fn philox4x32_10(counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {
 mod tests {
     use super::*;
 
-    /// Known answers published with the authors' Random123 library (kat_vectors, philox4x32, 10 rounds).
+    /// Known answers published with the authors' Random123 library (kat_vectors, philox4x32, 10
+    /// rounds).
     #[test]
     fn matches_the_published_vectors() {
         assert_eq!(philox4x32_10([0; 4], [0; 2]), [0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8]);

@@ -1,4 +1,5 @@
-//! The backends that the table runs on: made once, named, and visibly skipped where the machine lacks them.
+//! The backends that the table runs on: made once, named, and visibly skipped where the machine
+//! lacks them.
 
 use std::sync::{Arc, OnceLock};
 
@@ -16,9 +17,11 @@ pub struct TestBackend {
     pub backend: Arc<dyn Backend>,
     /// Of all float tensors.
     pub dtype: Dtype,
-    /// It may pick a convolution algorithm that rounds where plain sums of integers would not (Winograd's transforms).
+    /// It may pick a convolution algorithm that rounds where plain sums of integers would not
+    /// (Winograd's transforms).
     pub approximate_convolution: bool,
-    /// It runs one convolution algorithm, whatever the shape; everything else as the backend of the same name.
+    /// It runs one convolution algorithm, whatever the shape; everything else as the backend of the
+    /// same name.
     pub forced_convolution: bool,
 }
 

@@ -102,7 +102,8 @@ pub fn cases() -> Vec<Case> {
                 let be = x[0].backend().clone();
                 let (m, v) = (mean.buffer_mut(), var.buffer_mut());
                 be.batch_norm_update_running(&args, 0.1, m, v, x[2].buffer(), x[3].buffer())?;
-                // The originals share their memory with what was updated, and must not have changed.
+                // The originals share their memory with what was updated, and must not have
+                // changed.
                 Ok(vec![mean, var, x[0].detach(), x[1].detach()])
             })
             .forward_only(),
@@ -172,7 +173,7 @@ pub fn errors() -> Vec<ErrorCase> {
                 normal(&[3]).untracked(),
                 positive(&[3]),
             ],
-            "var gets no gradient, but is tracked; detach it first",
+            "no gradient reaches var, so a tracked tensor must be detached first",
         ),
     ]
 }

@@ -168,7 +168,8 @@ impl Case {
         Ok(Outputs { results, gradients })
     }
 
-    /// The gradient that flows into the first result: integers in an integer case, normal otherwise.
+    /// The gradient that flows into the first result: integers in an integer case, normal
+    /// otherwise.
     fn output_gradient(&self, y: &Tensor, on: &TestBackend) -> Result<Tensor> {
         let mut dy = normal(y.shape()).untracked();
         if self.label.ends_with(INTEGERS) {

@@ -28,8 +28,8 @@ impl Tolerance {
         Tolerance { relative: n, rms: 0.0, absolute: 0.0 }
     }
 
-    /// Sums of `k` terms of order 1 in any order: rounding errors of the partial sums add up like a random walk, to
-    /// about u √k times the size of the result.
+    /// Sums of `k` terms of order 1 in any order: rounding errors of the partial sums add up like a
+    /// random walk, to about u √k times the size of the result.
     pub fn sum(k: usize) -> Tolerance {
         let root = (k.max(1) as f64).sqrt();
         Tolerance { relative: 4.0, rms: 4.0 * root, absolute: 4.0 * root }
@@ -109,13 +109,14 @@ pub fn relative_norm(got: &[f64], expected: &[f64]) -> f64 {
     (difference / norm).sqrt()
 }
 
-/// The first element whose bits differ. (f64 holds every f32 exactly, with its sign of zero; NaNs count as one.)
+/// The first element whose bits differ. (f64 holds every f32 exactly, with its sign of zero; NaNs
+/// count as one.)
 pub fn same_bits(got: &[f64], expected: &[f64]) -> Result<(), String> {
     first_difference(got, expected, |a, b| a.to_bits() == b.to_bits() || (a.is_nan() && b.is_nan()))
 }
 
-/// The first element whose value differs: as [`same_bits`], but 0 equals -0, whose sign depends on the order in which
-/// zeros are added.
+/// The first element whose value differs: as [`same_bits`], but 0 equals -0, whose sign depends on
+/// the order in which zeros are added.
 pub fn same_values(got: &[f64], expected: &[f64]) -> Result<(), String> {
     first_difference(got, expected, |a, b| a == b || (a.is_nan() && b.is_nan()))
 }

@@ -1,4 +1,5 @@
-//! Convolutions: strides, padding, dilation, groups, kernels, odd channels, every size of map, the shapes of the models.
+//! Convolutions: strides, padding, dilation, groups, kernels, odd channels, maps of every size, the
+//! models' shapes.
 
 use tilegrad_engine::{Activation, Conv2dOptions, Tensor, ops};
 
@@ -83,7 +84,8 @@ fn convolutions() -> Vec<Conv> {
         // One output position that sees padding only in part.
         conv([1, 1, 5, 2], 3, [3, 3]).padding(2).stride(3),
     ];
-    // Kernels x strides x padding x dilation, with channel counts that go round: below, at and above a vector.
+    // Kernels x strides x padding x dilation, with channel counts that go round: below, at and
+    // above a vector.
     let channels = [(1, 3), (3, 16), (16, 17), (17, 5), (32, 8)];
     let mut index = 0;
     for kernel in [[1, 1], [3, 3], [5, 5], [2, 3]] {

@@ -105,7 +105,8 @@ pub fn cases() -> Vec<Case> {
     ] {
         cases.push(extremes(name, op, Tolerance::elementwise(16.0)));
     }
-    // The error of e^x in f32 grows with x, which carries a relative error of one rounding only if x is split exactly.
+    // The error of e^x in f32 grows with x, which carries a relative error of one rounding only if
+    // x is split exactly.
     let finite: Vec<f64> = EXTREMES.iter().copied().filter(|v| v.abs() < 87.0).collect();
     cases.push(
         Case::new("exp", [list(&[finite.len()], &finite)], |x| ops::exp(&x[0]))

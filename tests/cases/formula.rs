@@ -1,7 +1,8 @@
-//! Weights and images from a formula, the same bits here and in `scripts/golden_models.py`, so that golden files hold
-//! results only.
+//! Weights and images from a formula, the same bits here and in `scripts/golden_models.py`, so that
+//! golden files hold results only.
 //!
-//! Element i of the array called `name` is hash(fnv1a(name) + i), read as a fraction in [-1, 1), in steps of 2^-23.
+//! Element i of the array called `name` is hash(fnv1a(name) + i), read as a fraction in [-1, 1), in
+//! steps of 2^-23.
 
 /// 32-bit FNV-1a of a name.
 pub fn fnv1a(name: &str) -> u32 {

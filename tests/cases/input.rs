@@ -29,8 +29,8 @@ pub enum Values {
         /// Largest.
         hi: i32,
     },
-    /// A permutation of n values that lie 1/8 apart and never at 0: no ties, and no kink of relu within reach of a
-    /// finite difference.
+    /// A permutation of n values that lie 1/8 apart and never at 0: no ties, and no kink of relu
+    /// within reach of a finite difference.
     Distinct,
     /// All equal.
     Constant(f64),

@@ -1,9 +1,9 @@
 //! The case table: every op of the engine and every method of `Backend`, as data.
 //!
-//! A [`Case`] is a closure over tensors and what to feed it. From it `tests/parity.rs`, `tests/gradients.rs`,
-//! `tests/exact.rs`, `tests/determinism.rs`, `tests/errors.rs` and `tests/coverage.rs` derive their checks, for each
-//! backend in [`backends()`]. To add an op, add a few lines to the file of its family; an op without a case fails
-//! `tests/coverage.rs`.
+//! A [`Case`] is a closure over tensors and what to feed it. From it `tests/parity.rs`,
+//! `tests/gradients.rs`, `tests/exact.rs`, `tests/determinism.rs`, `tests/errors.rs` and
+//! `tests/coverage.rs` derive their checks, for each backend in [`backends()`]. To add an op, add a
+//! few lines to the file of its family; an op without a case fails `tests/coverage.rs`.
 
 mod backends;
 mod case;

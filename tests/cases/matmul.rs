@@ -4,7 +4,8 @@ use tilegrad_engine::ops;
 
 use crate::{Case, ErrorCase, Special, Tolerance, normal};
 
-/// [m, k, n]: nothing, one, prime, less than a register tile, one more than one, larger than every cache block.
+/// [m, k, n]: nothing, one, prime, less than a register tile, one more than one, larger than every
+/// cache block.
 const SIZES: [[usize; 3]; 17] = [
     [1, 1, 1],
     [2, 3, 4],

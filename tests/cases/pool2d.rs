@@ -7,8 +7,8 @@ use crate::{Case, ErrorCase, Special, Tolerance, distinct, list, normal};
 /// x, kernel, stride, padding.
 type Line = ([usize; 4], [usize; 2], [usize; 2], [usize; 2]);
 
-/// The common 2x2; overlapping, gapped, oblong and padded windows; windows that miss the last rows; one channel, odd
-/// channels, more than a vector of them; nothing; batch 1.
+/// The common 2x2; overlapping, gapped, oblong and padded windows; windows that miss the last rows;
+/// one channel, odd channels, more than a vector of them; nothing; batch 1.
 const LINES: &[Line] = &[
     ([1, 2, 2, 1], [2, 2], [2, 2], [0, 0]),
     ([2, 4, 4, 3], [2, 2], [2, 2], [0, 0]),

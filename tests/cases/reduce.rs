@@ -9,8 +9,9 @@ type Reduction = fn(&Tensor, &[usize]) -> Result<Tensor>;
 const OPS: &[(&str, Reduction, fn(&[usize]) -> Input)] =
     &[("sum", ops::sum, normal), ("mean", ops::mean, normal), ("amax", ops::amax, distinct)];
 
-/// Shapes and axes: all, first, last, middle, several, each layout that a kernel may treat apart; powers of two for
-/// exact means; more than a task of 16384 elements in the rows, in the columns and in one sum.
+/// Shapes and axes: all, first, last, middle, several, each layout that a kernel may treat apart;
+/// powers of two for exact means; more than a task of 16384 elements in the rows, in the columns
+/// and in one sum.
 const LINES: &[(&[usize], &[usize])] = &[
     (&[], &[]),
     (&[1], &[0]),

@@ -112,13 +112,13 @@ struct Figure {
 impl Figure {
     fn new(class: usize, draws: &mut Draws) -> Self {
         let texture = class >= 6;
-        let radius = if texture { draws.range(8.0, 12.0) } else { draws.range(6.0, 11.0) };
+        let radius = if texture { draws.range(9.0, 12.0) } else { draws.range(8.0, 11.5) };
         let room = SIZE as f32 - 2.0 * radius;
         let centre = [radius + room * draws.range(0.0, 1.0), radius + room * draws.range(0.0, 1.0)];
         // Squares and stripes stay near their axes, so that stripes keep their name; the others
         // turn freely.
         let turn = draws.range(-1.0, 1.0);
-        let angle = turn * if matches!(class, 4 | 5) { PI } else { 0.26 };
+        let angle = turn * if matches!(class, 4 | 5) { PI } else { 0.2 };
         let (sin, cos) = sin_cos(angle);
         Figure {
             class,
@@ -127,7 +127,7 @@ impl Figure {
             sin,
             cos,
             thickness: draws.range(0.28, 0.42),
-            period: draws.range(4.0, 7.0),
+            period: draws.range(4.6, 7.0),
             phase: [draws.range(0.0, 1.0), draws.range(0.0, 1.0)],
             round: draws.range(0.0, 1.0) < 0.5,
         }
@@ -228,10 +228,11 @@ fn draw_image(class: usize, stream: Stream, image: &mut [u8]) {
     let background = draws.colour(60.0, 195.0);
     let slope = [draws.colour(-1.2, 1.2), draws.colour(-1.2, 1.2)];
     // Each channel of the figure is lighter or darker than the ground, independently.
-    let contrast = [0; 3].map(|_| draws.sign() * draws.range(25.0, 75.0));
-    let behind = [Clutter::new(&mut draws), Clutter::new(&mut draws), Clutter::new(&mut draws)];
+    let polarity = draws.sign();
+    let contrast = [0; 3].map(|_| polarity * draws.range(40.0, 90.0));
+    let behind = [Clutter::new(&mut draws), Clutter::new(&mut draws)];
     let front = Clutter::new(&mut draws);
-    let noise = draws.range(8.0, 24.0);
+    let noise = draws.range(4.0, 12.0);
     for (i, pixel) in image.as_chunks_mut::<3>().0.iter_mut().enumerate() {
         let (x, y) = ((i % SIZE) as f32 + 0.5, (i / SIZE) as f32 + 0.5);
         let middle = SIZE as f32 / 2.0;

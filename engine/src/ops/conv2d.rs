@@ -1,15 +1,17 @@
 //! Two-dimensional convolution (cross-correlation, as is usual), with bias and activation fused.
 //!
-//! x is `[N, H, W, Cin]`, the filter F `[Cout, KH, KW, Cin / groups]`, b `[Cout]`, y `[N, OH, OW, Cout]`.
-//! With stride s, padding p and dilation d, tap (ky, kx) of output (oy, ox) reads the input at
+//! x is `[N, H, W, Cin]`, the filter F `[Cout, KH, KW, Cin / groups]`, b `[Cout]`, y `[N, OH, OW,
+//! Cout]`. With stride s, padding p and dilation d, tap (ky, kx) of output (oy, ox) reads the input
+//! at
 //!   iy = oy s + ky d − p,   ix = ox s + kx d − p,
 //! where x = 0 outside the image:
 //!   y[n, oy, ox, o] = act(b_o + Σ_{ky, kx, c} x[n, iy, ix, c] F[o, ky, kx, c]).
-//! OH = ⌊(H + 2p − d (KH − 1) − 1) / s⌋ + 1, and likewise OW. With G groups, output channels are split
-//! into G equal runs, and each sees only its own run of Cin / G input channels.
+//! OH = ⌊(H + 2p − d (KH − 1) − 1) / s⌋ + 1, and likewise OW. With G groups, output channels are
+//! split into G equal runs, and each sees only its own run of Cin / G input channels.
 //!
-//! Derivative. First through the activation: g = dy act'(y), which for relu is dy where y > 0. Then each x
-//! and each tap of F gets g from every output in which it had a part, times its partner in the product:
+//! Derivative. First through the activation: g = dy act'(y), which for relu is dy where y > 0. Then
+//! each x and each tap of F gets g from every output in which it had a part, times its partner in
+//! the product:
 //!   dx[n, iy, ix, c] = Σ g[n, oy, ox, o] F[o, ky, kx, c] over all o and taps that read (iy, ix)
 //!   dF[o, ky, kx, c] = Σ_{n, oy, ox} g[n, oy, ox, o] x[n, iy, ix, c]
 //!   db_o             = Σ_{n, oy, ox} g[n, oy, ox, o]

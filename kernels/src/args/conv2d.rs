@@ -32,7 +32,8 @@ impl Default for Conv2dOptions {
     }
 }
 
-/// Sizes of a convolution: x `[n, h, w, c_in]`, filter `[c_out, kh, kw, c_in / groups]`, y `[n, oh, ow, c_out]`.
+/// Sizes of a convolution: x `[n, h, w, c_in]`, filter `[c_out, kh, kw, c_in / groups]`, y `[n, oh,
+/// ow, c_out]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Conv2dArgs {
     /// Images.

@@ -13,7 +13,8 @@ pub struct CrossEntropyArgs {
 }
 
 impl CrossEntropyArgs {
-    /// `logits` is `[batch, classes]`; `targets` is `[batch]` (labels) or `[batch, classes]` (soft).
+    /// `logits` is `[batch, classes]`; `targets` is `[batch]` (labels) or `[batch, classes]`
+    /// (soft).
     pub fn new(logits: &[usize], targets: &[usize], smoothing: f64) -> Result<Self> {
         const OP: &str = "cross_entropy";
         let &[count, len] = logits else {

@@ -3,7 +3,8 @@
 use crate::philox::Stream;
 use crate::{Error, Result};
 
-/// Dropout: element i is kept where word i of `stream` is at least `p * 2^32`, and then scaled by 1 / (1 - p).
+/// Dropout: element i is kept where word i of `stream` is at least `p * 2^32`, and then scaled by 1
+/// / (1 - p).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct DropoutArgs {
     /// Elements.

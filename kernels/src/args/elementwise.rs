@@ -101,7 +101,8 @@ impl Binary {
     }
 }
 
-/// Two shapes that broadcast to one, by NumPy's rule: aligned at the last axis, a size of 1 repeats.
+/// Two shapes that broadcast to one, by NumPy's rule: aligned at the last axis, a size of 1
+/// repeats.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BroadcastArgs {
     /// Shape of the result.

@@ -3,7 +3,8 @@
 use super::elements;
 use crate::{Error, Result};
 
-/// Batched matrix product: y[i] = op(a[i]) op(b[i]) (+ bias), each matrix row-major, op an optional transposition.
+/// Batched matrix product: y[i] = op(a[i]) op(b[i]) (+ bias), each matrix row-major, op an optional
+/// transposition.
 ///
 /// op(a) is `[m, k]`, op(b) is `[k, n]`, y is `[batch, m, n]`, bias is `[n]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,7 +1,8 @@
-//! What a kernel is told besides its buffers: sizes and options, validated once, the same for every backend.
+//! What a kernel is told besides its buffers: sizes and options, validated once, the same for every
+//! backend.
 //!
-//! A constructor checks shapes and answers with an error that says what would have been right; a backend may rely on
-//! every relation that is documented here.
+//! A constructor checks shapes and answers with an error that says what would have been right; a
+//! backend may rely on every relation that is documented here.
 
 mod batch_norm;
 mod conv2d;

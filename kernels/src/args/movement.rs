@@ -169,7 +169,8 @@ impl PadArgs {
     }
 }
 
-/// Selection along one axis by a list of indices: x is `[outer, axis, inner]`, y is `[outer, count, inner]`.
+/// Selection along one axis by a list of indices: x is `[outer, axis, inner]`, y is `[outer, count,
+/// inner]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GatherArgs {
     /// Product of the axes before.

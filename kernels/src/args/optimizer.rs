@@ -1,7 +1,8 @@
 //! Parameter updates.
 
-/// Stochastic gradient descent with momentum, as PyTorch defines it: with g the gradient plus `weight_decay * p`,
-/// v = momentum v + (1 - dampening) g, and p -= lr (g + momentum v if nesterov, else v).
+/// Stochastic gradient descent with momentum, as PyTorch defines it: with g the gradient plus
+/// `weight_decay * p`, v = momentum v + (1 - dampening) g, and p -= lr (g + momentum v if nesterov,
+/// else v).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct SgdArgs {
     /// Learning rate.

@@ -3,7 +3,8 @@
 use super::conv2d::windows;
 use crate::{Error, Result};
 
-/// Sizes of a pooling: x `[n, h, w, c]`, y `[n, oh, ow, c]`. Padding counts as -inf for max, and is left out of averages.
+/// Sizes of a pooling: x `[n, h, w, c]`, y `[n, oh, ow, c]`. Padding counts as -inf for max, and is
+/// left out of averages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pool2dArgs {
     /// Images.

@@ -7,13 +7,14 @@
 //!                broadcast to all lanes     one vector of columns
 //! ```
 //!
-//! Its strides make it serve packed panels (`a_row = 1, a_k = MR`), rows of an image or of Winograd tiles where they lie
-//! (`a_row = C, a_k = 1`), and their transposes. Every sum over p runs in order, so a result has the same bits wherever its
-//! tile begins and whichever thread computes it.
+//! Its strides make it serve packed panels (`a_row = 1, a_k = MR`), rows of an image or of Winograd
+//! tiles where they lie (`a_row = C, a_k = 1`), and their transposes. Every sum over p runs in
+//! order, so a result has the same bits wherever its tile begins and whichever thread computes it.
 
 use crate::cpu::simd::{Kernel, Vector, transpose_4x4};
 
-/// Rows of a packed A panel: 14 x 2 zmm accumulators, 2 vectors of B and a broadcast make 31 of 32 registers.
+/// Rows of a packed A panel: 14 x 2 zmm accumulators, 2 vectors of B and a broadcast make 31 of 32
+/// registers.
 pub const MR_WIDE: usize = 14;
 /// The same for 16 registers: 4 x 2 accumulators, 2 of B, 1 broadcast.
 pub const MR_NARROW: usize = 4;
@@ -21,8 +22,8 @@ pub const MR_NARROW: usize = 4;
 /// acc + A B for `k` outer products.
 ///
 /// # Safety
-/// `a[i * a_row + p * a_k]` for i < MR, p < k must be readable; so must `columns` (at most NV * LANES, that many if
-/// not `PARTIAL`) elements of b from each `p * b_k` on.
+/// `a[i * a_row + p * a_k]` for i < MR, p < k must be readable; so must `columns` (at most NV *
+/// LANES, that many if not `PARTIAL`) elements of b from each `p * b_k` on.
 #[inline(always)]
 pub unsafe fn outer_products<V: Vector, const MR: usize, const NV: usize, const PARTIAL: bool>(
     mut acc: [[V; NV]; MR],
@@ -163,7 +164,8 @@ pub struct Matrix<'a> {
     pub column: usize,
 }
 
-/// Packs columns `j0..j0 + width` of rows `k0..k0 + k` of `b` as `[k][width_padded]`, zeros behind the last column.
+/// Packs columns `j0..j0 + width` of rows `k0..k0 + k` of `b` as `[k][width_padded]`, zeros behind
+/// the last column.
 pub struct PackColumns<'a> {
     /// Source.
     pub b: Matrix<'a>,
@@ -196,7 +198,8 @@ impl Kernel for PackColumns<'_> {
                 out[..width].copy_from_slice(&b.data[start..start + width]);
             }
         } else if b.row == 1 {
-            // The source is contiguous along k: four columns at a time, the last four perhaps once more.
+            // The source is contiguous along k: four columns at a time, the last four perhaps once
+            // more.
             let quads = (0..width / 4 * 4).step_by(4);
             let last = (width >= 4 && !width.is_multiple_of(4)).then(|| width - 4);
             for j in quads.chain(last) {
@@ -230,7 +233,8 @@ fn transpose(columns: [&[f32]; 4], panel: usize, out: &mut [f32]) {
     assert!(whole == 0 || (whole - 1) * panel + 4 <= out.len());
     let [a, b, c, d] = columns.map(<[f32]>::as_ptr);
     for p in (0..whole).step_by(4) {
-        // SAFETY: p + 4 <= k elements of each column, and the lines lie inside `out` by the assertions.
+        // SAFETY: p + 4 <= k elements of each column, and the lines lie inside `out` by the
+        // assertions.
         unsafe {
             let block = [a.add(p), b.add(p), c.add(p), d.add(p)];
             transpose_4x4(block, out.as_mut_ptr().add(p * panel), panel);
@@ -292,8 +296,8 @@ impl Block<'_> {
             // Loop 1: MR rows.
             for i in (0..self.rows).step_by(MR) {
                 let rows = (self.rows - i).min(MR);
-                // SAFETY: the panels hold the tile's operands by the assertions; C holds rows x columns from `c` on by
-                // the constructor's contract, and only they are written.
+                // SAFETY: the panels hold the tile's operands by the assertions; C holds rows x
+                // columns from `c` on by the constructor's contract, and only they are written.
                 unsafe {
                     let a = self.a.as_ptr().add(i * self.k);
                     let b = self.b.as_ptr().add(j * self.k);

@@ -17,8 +17,9 @@ use crate::*;
 use super::Cpu;
 use super::threads::SharedMut;
 
-/// Terms of a sum between two visits to C. A panel of B (KC x 32) streams from L2 at 128 bytes each 28 cycles, a sixth of
-/// what L2 delivers; smaller blocks that fit L1 were slower here, for they visit C more often.
+/// Terms of a sum between two visits to C. A panel of B (KC x 32) streams from L2 at 128 bytes each
+/// 28 cycles, a sixth of what L2 delivers; smaller blocks that fit L1 were slower here, for they
+/// visit C more often.
 const KC: usize = 512;
 /// Rows of a task: a packed block of A (MC x KC) takes 224 KiB of L2.
 const MC: usize = 112;
@@ -114,7 +115,8 @@ fn multiply(cpu: &Cpu, p: Product<'_>, y: &mut [f32], parallel: bool) -> Result<
     let column_panels = p.n.div_ceil(nr);
     let mut packed_b = cpu.alloc::<f32>(column_panels * nr * kc)?;
     let packed_b = packed_b.slice_mut::<f32>(column_panels * nr * kc);
-    // Tasks of at most MC x NC, rows in whole panels; fewer rows where there would be too few tasks.
+    // Tasks of at most MC x NC, rows in whole panels; fewer rows where there would be too few
+    // tasks.
     let mut mc = MC / mr * mr;
     let nc = NC.min(column_panels * nr);
     while mc > mr && p.m.div_ceil(mc) * p.n.div_ceil(nc) < 4 * cpu.threads.count() {
@@ -161,7 +163,8 @@ fn multiply(cpu: &Cpu, p: Product<'_>, y: &mut [f32], parallel: bool) -> Result<
                 k,
                 rows,
                 columns,
-                // SAFETY: (i0, j0) lies inside C, and this task alone writes the block's rows and columns.
+                // SAFETY: (i0, j0) lies inside C, and this task alone writes the block's rows and
+                // columns.
                 c: unsafe { c.pointer(i0 * p.n + j0) },
                 c_row: p.n,
                 add: k0 > 0,

@@ -1,7 +1,8 @@
 //! The CPU backend: SIMD chosen at run time, threads, pooled memory. One file a kernel family.
 //!
-//! **Determinism.** Work is cut into tasks by sizes alone, never by the number of threads, and partial sums are added
-//! in the order of the tasks. So every result has the same bits with 1, 2 or 64 threads.
+//! **Determinism.** Work is cut into tasks by sizes alone, never by the number of threads, wherever a
+//! cut splits a sum; partial sums are added in the order of the tasks. So every result has the same
+//! bits with 1, 2 or 64 threads.
 
 mod backend;
 mod batch_norm;
@@ -35,11 +36,13 @@ use threads::Threads;
 pub struct CpuOptions {
     /// Worker threads; by default one a core that this process may use.
     pub threads: Option<usize>,
-    /// Instruction set; by default the strongest that the machine has (or that `TILEGRAD_CPU_ISA` names).
+    /// Instruction set; by default the strongest that the machine has (or that `TILEGRAD_CPU_ISA`
+    /// names).
     pub isa: Option<Isa>,
     /// Convolution algorithm to use wherever it applies; by default chosen by shape.
     pub conv: Option<ConvAlgorithm>,
-    /// Fill every new buffer with NaN before a kernel writes it, so that an element it forgets shows. For tests.
+    /// Fill every new buffer with NaN before a kernel writes it, so that an element it forgets
+    /// shows. For tests.
     pub poison: bool,
 }
 

@@ -6,8 +6,8 @@ use rayon::prelude::*;
 
 use crate::{Device, Error, Result};
 
-/// Elements a task of a memory-bound kernel handles: 64 KiB of f32, a small part of L2, and long against the few
-/// microseconds that handing out a task costs.
+/// Elements a task of a memory-bound kernel handles: 64 KiB of f32, a small part of L2, and long
+/// against the few microseconds that handing out a task costs.
 pub const TASK_ELEMENTS: usize = 16 * 1024;
 
 /// A pool of worker threads.
@@ -47,8 +47,8 @@ impl Threads {
         if count <= 1 || self.count() == 1 {
             return (0..count).for_each(task);
         }
-        // Each thread takes the next task when it is done with one. A thread that is late finds none left, and nobody
-        // waits for it to wake up.
+        // Each thread takes the next task when it is done with one. A thread that is late finds
+        // none left, and nobody waits for it to wake up.
         let next = AtomicUsize::new(0);
         self.enter(|| {
             (0..self.count().min(count)).into_par_iter().with_max_len(1).for_each(|_| {
@@ -63,7 +63,8 @@ impl Threads {
         });
     }
 
-    /// Cuts `out` into pieces of `piece` elements (the last may be shorter) and runs `task(index, piece)` on each.
+    /// Cuts `out` into pieces of `piece` elements (the last may be shorter) and runs `task(index,
+    /// piece)` on each.
     pub fn chunks<T: Send>(
         &self,
         out: &mut [T],

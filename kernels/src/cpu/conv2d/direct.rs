@@ -1,16 +1,19 @@
 //! Direct convolution, forward and backward-data, for every geometry.
 //!
-//! An image is copied into a zero frame once; then a register tile of up to 16 neighbouring output pixels by 2 vectors of
-//! output channels walks over the filter's taps, reading the frame where it lies (no im2col):
+//! An image is copied into a zero frame once; then a register tile of up to 16 neighbouring output
+//! pixels by 2 vectors of output channels walks over the filter's taps, reading the frame where it
+//! lies (no im2col):
 //!
 //! ```text
 //!   y[pixel i, channels j] += frame[start + i * step + tap + r] * filter[tap, r, channels j]
-//!                                     ^ stride * C           r runs over the C channels of a tap, and over the whole row of
-//!                                                            taps (KW * C, contiguous in NHWC) when dilation is 1
+//!
+//!   step = stride * C;  r runs over the C channels of a tap, or, when dilation is 1, over the whole
+//!   row of taps: KW * C elements, contiguous in NHWC
 //! ```
 //!
-//! Backward-data is the same loop with dy in the frame and flipped taps. With stride s, input rows y = s q + r of equal r
-//! see the same taps, so each of the s * s phases is a dense convolution of its own: no multiplication by inserted zeros.
+//! Backward-data is the same loop with dy in the frame and flipped taps. With stride s, input rows
+//! y = s q + r of equal r see the same taps, so each of the s * s phases is a dense convolution of
+//! its own: no multiplication by inserted zeros.
 
 use std::sync::Mutex;
 
@@ -21,7 +24,8 @@ use crate::cpu::simd::{Isa, Kernel, Vector};
 use crate::cpu::threads::SharedMut;
 use crate::{Conv2dArgs, Result};
 
-/// Frames that a task fills before it runs: with the filters of one column block they should fit L2.
+/// Frames that a task fills before it runs: with the filters of one column block they should fit
+/// L2.
 const FRAME_BYTES: usize = 256 * 1024;
 
 /// A dense convolution from frames to (a phase of) an output image.
@@ -146,7 +150,8 @@ pub fn backward_data(
         };
         for (ry, rows) in vertical.phases.iter().enumerate() {
             for (rx, columns) in horizontal.phases.iter().enumerate() {
-                // Terms of the sum, in the order in which a tile meets them: (tap row, tap column), each with kg channels.
+                // Terms of the sum, in the order in which a tile meets them: (tap row, tap column),
+                // each with kg channels.
                 let pairs: Vec<_> =
                     rows.iter().flat_map(|&r| columns.iter().map(move |&c| (r, c))).collect();
                 let mut terms = vec![0.0; pairs.len() * kg * cg];
@@ -194,7 +199,8 @@ pub fn backward_data(
 
 /// One axis of backward-data: which taps reach the inputs of each phase, and where in dy's frame.
 struct Axis {
-    /// For phase r (inputs s q + r): pairs of a tap and the frame position that it reads for q = 0, in rising positions.
+    /// For phase r (inputs s q + r): pairs of a tap and the frame position that it reads for q = 0,
+    /// in rising positions.
     phases: Vec<Vec<(usize, usize)>>,
     /// Zeros in front of dy.
     before: usize,
@@ -211,7 +217,8 @@ impl Axis {
         padding: usize,
         dilation: usize,
     ) -> Axis {
-        // Input position s q + r is read by output o through tap k when s o = s q + r + padding - k dilation.
+        // Input position s q + r is read by output o through tap k when s o = s q + r + padding - k
+        // dilation.
         let shift = |r: usize, k: usize| {
             let d = (r + padding) as isize - (k * dilation) as isize;
             (d.rem_euclid(stride as isize) == 0).then(|| d.div_euclid(stride as isize))
@@ -306,7 +313,8 @@ fn run(
                 rows,
                 bias: bias.map(|b| &b[plan.out.start..plan.out.start + plan.out.channels]),
                 relu,
-                // SAFETY: the task writes the rows of its band in images `first..first + count` alone.
+                // SAFETY: the task writes the rows of its band in images `first..first + count`
+                // alone.
                 y: unsafe { out.pointer(first * y_image) },
                 y_image,
                 y_len: count * y_image,
@@ -372,8 +380,8 @@ impl Sweep<'_> {
                         },
                         y_pixel: p.out.pixel,
                     };
-                    // SAFETY: pixels below out.columns read inside the frame by the first assertion, and the panels by
-                    // the second.
+                    // SAFETY: pixels below out.columns read inside the frame by the first
+                    // assertion, and the panels by the second.
                     unsafe { sweep::<V, NV>(p.out.columns, &tiles) };
                 }
             }
@@ -399,7 +407,8 @@ impl<V: Vector, const NV: usize> Tiles<V, NV> for RowTiles<'_> {
     #[inline(always)]
     unsafe fn tile<const MR: usize>(&self, row: usize) {
         let nr = NV * V::LANES;
-        // SAFETY: the caller keeps `row..row + MR` inside the output row; frame and panels were checked by `panels`.
+        // SAFETY: the caller keeps `row..row + MR` inside the output row; frame and panels were
+        // checked by `panels`.
         unsafe {
             let a = self.a.add(row * self.pixel_step);
             let mut b = self.b;

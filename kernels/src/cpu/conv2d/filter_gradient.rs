@@ -1,11 +1,12 @@
 //! Direct backward-filter for every geometry.
 //!
-//! For each tap, dfilter[tap, ci, co] = Σ over output pixels of x[pixel + tap, ci] dy[pixel, co]: outer products of the
-//! channels of two pixels, summed in registers along a row of the image. As in [`super::direct`], a whole row of taps (KW * C
-//! contiguous elements) counts as one when dilation is 1.
+//! For each tap, dfilter[tap, ci, co] = Σ over output pixels of x[pixel + tap, ci] dy[pixel, co]:
+//! outer products of the channels of two pixels, summed in registers along a row of the image. As
+//! in [`super::direct`], a whole row of taps (KW * C contiguous elements) counts as one when
+//! dilation is 1.
 //!
-//! The batch is cut into a fixed number of groups with a partial sum each, added in order at the end: the same bits for any
-//! number of threads.
+//! The batch is cut into a fixed number of groups with a partial sum each, added in order at the
+//! end: the same bits for any number of threads.
 
 use std::sync::Mutex;
 
@@ -103,7 +104,8 @@ fn partial_sum(
         height: args.h + 2 * o.padding[0],
         width,
     };
-    // As many images at a time as fit L2 with their share of dy: the sums stay in registers over all of them.
+    // As many images at a time as fit L2 with their share of dy: the sums stay in registers over
+    // all of them.
     let (x_image, y_image) = (args.h * args.w * args.c_in, args.oh * args.ow * args.c_out);
     let batch = (FRAME_BYTES / (4 * (frame.elements() + y_image).max(1))).clamp(1, count.max(1));
     let mut memory = cpu.alloc::<f32>(batch * frame.elements())?;
@@ -192,7 +194,8 @@ impl ImageGradients<'_> {
                     dy_row: a.ow * a.c_out,
                     dy_pixel: a.c_out,
                 };
-                // SAFETY: the assertions bound the frame, dy and the sum for every tap, pixel and channel.
+                // SAFETY: the assertions bound the frame, dy and the sum for every tap, pixel and
+                // channel.
                 unsafe { sweep::<V, NV>(run, &tiles) };
             }
         }

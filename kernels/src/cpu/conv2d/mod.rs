@@ -5,8 +5,9 @@
 //! | `direct` | every geometry, all three passes | [`direct`], [`filter_gradient`] |
 //! | `winograd` | 3x3, stride 1, dilation 1, groups 1; all three passes | [`winograd`] |
 //!
-//! `direct` is exact on integers and the first rung. Winograd F(4x4, 3x3) does a quarter of the multiplications; its
-//! transforms have fractions, so results differ from `direct` by rounding (measured in `docs/cpu.md`).
+//! `direct` is exact on integers and the first rung. Winograd F(4x4, 3x3) does a quarter of the
+//! multiplications; its transforms have fractions, so results differ from `direct` by rounding
+//! (measured in `docs/cpu.md`).
 
 mod direct;
 mod filter_gradient;

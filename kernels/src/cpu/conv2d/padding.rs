@@ -1,6 +1,7 @@
 //! Copies an image into a frame of zeros, so that the kernels need no test for borders.
 
-/// An image inside a zero frame: rows `top..top + h` of `height`, columns `left..left + w` of `width`.
+/// An image inside a zero frame: rows `top..top + h` of `height`, columns `left..left + w` of
+/// `width`.
 #[derive(Clone, Copy, Debug)]
 pub struct Frame {
     /// Image rows.

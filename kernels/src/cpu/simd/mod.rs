@@ -1,7 +1,7 @@
 //! Instruction sets, chosen at run time, and the vector type that kernels are generic over.
 //!
-//! A kernel is a struct with its arguments that implements [`Kernel`]: one body, compiled once an instruction set.
-//! [`Isa::run`] calls the copy for the machine at hand:
+//! A kernel is a struct with its arguments that implements [`Kernel`]: one body, compiled once an
+//! instruction set. [`Isa::run`] calls the copy for the machine at hand:
 //!
 //! ```text
 //! isa.run(ReluForward { x, y })      Avx512  -> body compiled with zmm registers and masks
@@ -9,9 +9,10 @@
 //!                                    Portable-> body compiled for the baseline (SSE2, NEON, ...)
 //! ```
 //!
-//! Bodies with plain loops over slices are vectorised by the compiler, in each copy for its own registers; those that
-//! need control over registers (matrix products) use [`Vector`]. Threads are started outside of a kernel, never inside:
-//! a closure that runs on another thread would lose the instruction set.
+//! Bodies with plain loops over slices are vectorised by the compiler, in each copy for its own
+//! registers; those that need control over registers (matrix products) use [`Vector`]. Threads are
+//! started outside of a kernel, never inside: a closure that runs on another thread would lose the
+//! instruction set.
 
 pub(crate) mod math;
 mod portable;
@@ -28,7 +29,8 @@ pub use x86::{Ymm, Zmm};
 
 /// A vector of f32 in registers.
 ///
-/// Memory operations take pointers: matrix kernels walk packed panels whose bounds their callers check.
+/// Memory operations take pointers: matrix kernels walk packed panels whose bounds their callers
+/// check.
 pub trait Vector: Copy {
     /// Elements.
     const LANES: usize;
@@ -87,7 +89,8 @@ pub unsafe fn transpose_4x4(columns: [*const f32; 4], out: *mut f32, out_row: us
     }
 }
 
-/// A body that is compiled once an instruction set. Implementations of `run` must be `#[inline(always)]`.
+/// A body that is compiled once an instruction set. Implementations of `run` must be
+/// `#[inline(always)]`.
 pub trait Kernel {
     /// What it returns.
     type Output;

@@ -1,6 +1,7 @@
 //! AVX2 (ymm) and AVX-512 (zmm) vectors.
 //!
-//! The methods are inlined into [`run_avx2`] and [`run_avx512`], whose features they need; nothing else calls them.
+//! The methods are inlined into [`run_avx2`] and [`run_avx512`], whose features they need; nothing
+//! else calls them.
 
 use std::arch::x86_64::*;
 

@@ -1,15 +1,17 @@
 //! Backward-filter in the Winograd domain.
 //!
-//! From y = Aᵀ [(G g Gᵀ) ⊙ (Bᵀ d B)] A (see [`super`]) follows, by the chain rule through each linear step,
+//! From y = Aᵀ [(G g Gᵀ) ⊙ (Bᵀ d B)] A (see [`super`]) follows, by the chain rule through each
+//! linear step,
 //!
 //! ```text
 //!   dg = Gᵀ [ Σ over tiles of (A dy Aᵀ) ⊙ (Bᵀ d B) ] G
 //! ```
 //!
-//! The sum over tiles is, for each of the 36 positions, a matrix product `Vᵀ [C_in, tiles] x W [tiles, C_out]`. Tiles are
-//! taken in chunks. Where the sums dU are small, a fixed number of groups of tiles have sums of their own, each made by one
-//! task from chunks that stay in L2; where they are large, all threads transform a chunk and then share out the positions.
-//! Both add tiles in an order that depends on the sizes alone.
+//! The sum over tiles is, for each of the 36 positions, a matrix product `Vᵀ [C_in, tiles] x W
+//! [tiles, C_out]`. Tiles are taken in chunks. Where the sums dU are small, a fixed number of
+//! groups of tiles have sums of their own, each made by one task from chunks that stay in L2; where
+//! they are large, all threads transform a chunk and then share out the positions. Both add tiles
+//! in an order that depends on the sizes alone.
 
 use std::sync::Mutex;
 
@@ -175,7 +177,8 @@ fn shared_sum(
         let (v_shared, w_shared) = (SharedMut::new(v), SharedMut::new(w));
         cpu.threads.run(count.div_ceil(piece), |task| {
             let tiles = task * piece..((task + 1) * piece).min(count);
-            // SAFETY: the task writes rows `tiles` of every position of V and W, which no other task touches.
+            // SAFETY: the task writes rows `tiles` of every position of V and W, which no other
+            // task touches.
             unsafe {
                 let v = v_shared.pointer(0);
                 cpu.isa.run(TransformInput {
@@ -253,7 +256,8 @@ impl Kernel for TransformGradient<'_> {
                     if r >= rows || c >= columns || n == 0 {
                         return V::splat(0.0);
                     }
-                    // SAFETY: the pixel lies inside dy by the assertion; lanes beyond k are not read.
+                    // SAFETY: the pixel lies inside dy by the assertion; lanes beyond k are not
+                    // read.
                     unsafe {
                         let p = pixels.as_ptr().add((r * grid.ow + c) * k + lane);
                         if n >= V::LANES { V::load(p) } else { V::load_partial(p, n) }

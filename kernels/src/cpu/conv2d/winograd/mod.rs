@@ -1,4 +1,5 @@
-//! Winograd convolution F(4x4, 3x3): Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks" (2015).
+//! Winograd convolution F(4x4, 3x3): Lavin and Gray, "Fast Algorithms for Convolutional Neural
+//! Networks" (2015).
 //!
 //! A 4x4 tile of y comes from a 6x6 tile d of x and the 3x3 filter g by
 //!
@@ -6,8 +7,8 @@
 //!   y = Aᵀ [ (G g Gᵀ) ⊙ (Bᵀ d B) ] A
 //! ```
 //!
-//! 36 multiplications where the definition takes 144. Summed over input channels, each of the 36 positions is a matrix
-//! product `[tiles, C_in] x [C_in, C_out]` on the microkernel of `gemm`:
+//! 36 multiplications where the definition takes 144. Summed over input channels, each of the 36
+//! positions is a matrix product `[tiles, C_in] x [C_in, C_out]` on the microkernel of `gemm`:
 //!
 //! ```text
 //!   U [36][C_out / NR][C_in][NR]   the filters, transformed once a call
@@ -105,7 +106,8 @@ pub fn forward(
 ) -> Result<()> {
     let (c, k) = (args.c_in, args.c_out);
     let nr = panel_width(cpu.isa, k);
-    // Panels of filters with output channels in the lanes: [panel][tap][ci][NR], the transpose of [co][tap][ci].
+    // Panels of filters with output channels in the lanes: [panel][tap][ci][NR], the transpose of
+    // [co][tap][ci].
     let panels = k.div_ceil(nr);
     let mut taps = cpu.alloc::<f32>(panels * 9 * c * nr)?;
     let taps = taps.slice_mut::<f32>(panels * 9 * c * nr);
@@ -136,11 +138,12 @@ pub fn backward_data(
     Convolution { grid, c, k, source, x: dy, bias: None, relu: false }.run(cpu, dx)
 }
 
-/// Above this many bytes of transformed filters, they are not kept: each thread transforms a panel of them when it needs it.
+/// Above this many bytes of transformed filters, they are not kept: each thread transforms a panel
+/// of them when it needs it.
 const LARGE_FILTERS: usize = 12 << 20;
 
-/// Tiles that a task transforms and multiplies at a time: V and M of a chunk should stay in L2, and where U is larger
-/// than L2 a chunk must be worth reading U from L3.
+/// Tiles that a task transforms and multiplies at a time: V and M of a chunk should stay in L2, and
+/// where U is larger than L2 a chunk must be worth reading U from L3.
 fn chunk_tiles(c: usize, k: usize, total: usize, threads: usize) -> usize {
     let bytes = 4 * POSITIONS * (c + k);
     let u_bytes = 4 * POSITIONS * c * k;
@@ -173,7 +176,8 @@ impl Convolution<'_> {
         self.x.len() / (self.grid.h * self.grid.w * self.c) * self.grid.tiles()
     }
 
-    /// All filters are transformed first; then each task takes a chunk of tiles through all three steps in its L2.
+    /// All filters are transformed first; then each task takes a chunk of tiles through all three
+    /// steps in its L2.
     fn tiles_once(&self, cpu: &Cpu, y: &mut [f32]) -> Result<()> {
         let &Convolution { grid, c, k, source, x, bias, relu } = self;
         let nr = panel_width(cpu.isa, k);
@@ -248,8 +252,9 @@ impl Convolution<'_> {
         failed.into_inner().unwrap_or_else(|e| e.into_inner()).map_or(Ok(()), Err)
     }
 
-    /// Few tiles, many filters (512 x 512 channels take 38 MB transformed): a chunk of tiles is transformed by all threads;
-    /// then each task transforms one panel of filters, which never leaves its caches, and finishes the panel's channels.
+    /// Few tiles, many filters (512 x 512 channels take 38 MB transformed): a chunk of tiles is
+    /// transformed by all threads; then each task transforms one panel of filters, which never
+    /// leaves its caches, and finishes the panel's channels.
     fn filters_once(&self, cpu: &Cpu, y: &mut [f32]) -> Result<()> {
         let &Convolution { grid, c, k, source, x, bias, relu } = self;
         let nr = panel_width(cpu.isa, k);
@@ -372,7 +377,8 @@ impl Multiply<'_> {
                     out: self.m[position * self.m_step + j..].as_mut_ptr(),
                     out_row: self.kp,
                 };
-                // SAFETY: rows below count of V and M, all c terms of the panel: inside by the assertions.
+                // SAFETY: rows below count of V and M, all c terms of the panel: inside by the
+                // assertions.
                 unsafe { sweep::<V, NV>(self.count, &tiles) };
             }
         }

@@ -1,7 +1,8 @@
-//! The three linear transforms of Winograd F(4x4, 3x3), each applied to both axes of a tile, channels in the lanes.
+//! The three linear transforms of Winograd F(4x4, 3x3), each applied to both axes of a tile,
+//! channels in the lanes.
 //!
-//! Interpolation points 0, 1, -1, 2, -2 and infinity; matrices as in Lavin and Gray (2015), §4.3, with shared terms
-//! computed once.
+//! Interpolation points 0, 1, -1, 2, -2 and infinity; matrices as in Lavin and Gray (2015), §4.3,
+//! with shared terms computed once.
 
 use super::{Grid, POSITIONS};
 use crate::cpu::simd::{Kernel, Vector};
@@ -84,7 +85,8 @@ impl Kernel for TransformFilters<'_> {
                     let line = filter_1d([columns[0][r], columns[1][r], columns[2][r]]);
                     for (c, value) in line.into_iter().enumerate() {
                         let at = (r * 6 + c) * position + row * nr + lane;
-                        // SAFETY: out has 36 positions, each with room for the rows by the assertion.
+                        // SAFETY: out has 36 positions, each with room for the rows by the
+                        // assertion.
                         unsafe { value.store(self.out.add(at)) };
                     }
                 }
@@ -181,7 +183,8 @@ impl Kernel for TransformInput<'_> {
                 let corner = image[(y0 as usize * grid.w + x0 as usize) * c..].as_ptr();
                 for lane in (0..c).step_by(V::LANES) {
                     let full = c - lane >= V::LANES;
-                    // SAFETY: all 6 x 6 pixels lie inside the image, lanes below c; V has room by the assertion.
+                    // SAFETY: all 6 x 6 pixels lie inside the image, lanes below c; V has room by
+                    // the assertion.
                     let load = |r: usize, column: usize| unsafe {
                         let p = corner.add((r * grid.w + column) * c + lane);
                         if full { V::load(p) } else { V::load_partial(p, c - lane) }
@@ -206,8 +209,8 @@ impl Kernel for TransformInput<'_> {
                 }
                 for lane in (0..c).step_by(V::LANES) {
                     let full = c - lane >= V::LANES;
-                    // SAFETY: each pointer has c readable elements: a pixel inside the image, or the zeros. V has room by
-                    // the assertion.
+                    // SAFETY: each pointer has c readable elements: a pixel inside the image, or
+                    // the zeros. V has room by the assertion.
                     let load = |r: usize, column: usize| unsafe {
                         let p = pixels[r][column].add(lane);
                         if full { V::load(p) } else { V::load_partial(p, c - lane) }
@@ -298,7 +301,8 @@ impl Kernel for TransformOutput<'_> {
                     None => V::splat(0.0),
                 };
                 let column = lane - channels.start;
-                // SAFETY: position < 36, tile < count, column + LANES <= m_row: inside M by the assertions.
+                // SAFETY: position < 36, tile < count, column + LANES <= m_row: inside M by the
+                // assertions.
                 let load = |position: usize| unsafe {
                     V::load(m.as_ptr().add(position * m_step + tile * m_row + column))
                 };
@@ -325,7 +329,8 @@ impl Kernel for TransformOutput<'_> {
                     for (c, value) in values.into_iter().enumerate().take(columns) {
                         let value = if bias.is_some() { value.add(shift) } else { value };
                         let value = if relu { value.relu() } else { value };
-                        // SAFETY: the pixel lies inside y by the assertion above; lanes beyond k are not written.
+                        // SAFETY: the pixel lies inside y by the assertion above; lanes beyond k
+                        // are not written.
                         unsafe {
                             let p = y.add(corner + (r * grid.ow + c) * k + lane);
                             if n >= V::LANES { value.store(p) } else { value.store_partial(p, n) }

@@ -34,7 +34,7 @@ fn matmul(c: &mut Criterion) {
             let cpu = cpu(Some(isa), None);
             let (a, b) = (buffer(&cpu, n * n), buffer(&cpu, n * n));
             group.bench_function(BenchmarkId::new(isa.name(), n), |bench| {
-                cpu.enter(|| bench.iter(|| black_box(cpu.matmul(&args, &a, &b, None))))
+                bench.iter(|| black_box(cpu.matmul(&args, &a, &b, None)))
             });
         }
         let (a, b, mut y) = (values(n * n), values(n * n), vec![0.0; n * n]);
@@ -78,17 +78,15 @@ fn conv2d(c: &mut Criterion) {
             let (x, dy) = (buffer(&cpu, args.x_elements()), buffer(&cpu, args.y_elements()));
             let filter = buffer(&cpu, args.filter_elements());
             let name = format!("{algorithm}_{map}x{map}x{channels}");
-            cpu.enter(|| {
-                group.bench_function(BenchmarkId::new("forward", &name), |bench| {
-                    let act = Activation::Identity;
-                    bench.iter(|| black_box(cpu.conv2d_forward(&args, act, &x, &filter, None)))
-                });
-                group.bench_function(BenchmarkId::new("backward_data", &name), |bench| {
-                    bench.iter(|| black_box(cpu.conv2d_backward_data(&args, &filter, &dy)))
-                });
-                group.bench_function(BenchmarkId::new("backward_filter", &name), |bench| {
-                    bench.iter(|| black_box(cpu.conv2d_backward_filter(&args, &x, &dy)))
-                });
+            group.bench_function(BenchmarkId::new("forward", &name), |bench| {
+                let act = Activation::Identity;
+                bench.iter(|| black_box(cpu.conv2d_forward(&args, act, &x, &filter, None)))
+            });
+            group.bench_function(BenchmarkId::new("backward_data", &name), |bench| {
+                bench.iter(|| black_box(cpu.conv2d_backward_data(&args, &filter, &dy)))
+            });
+            group.bench_function(BenchmarkId::new("backward_filter", &name), |bench| {
+                bench.iter(|| black_box(cpu.conv2d_backward_filter(&args, &x, &dy)))
             });
         }
     }

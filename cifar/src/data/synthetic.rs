@@ -227,7 +227,7 @@ fn draw_image(class: usize, stream: Stream, image: &mut [u8]) {
     let figure = Figure::new(class, &mut draws);
     let background = draws.colour(60.0, 195.0);
     let slope = [draws.colour(-1.2, 1.2), draws.colour(-1.2, 1.2)];
-    // Each channel of the figure is lighter or darker than the ground, independently.
+    // The figure is lighter or darker than the ground, by another amount in each channel.
     let polarity = draws.sign();
     let contrast = [0; 3].map(|_| polarity * draws.range(40.0, 90.0));
     let behind = [Clutter::new(&mut draws), Clutter::new(&mut draws)];
@@ -245,8 +245,7 @@ fn draw_image(class: usize, stream: Stream, image: &mut [u8]) {
         }
         blend(&mut colour, &figure_colour, figure.coverage(x, y));
         blend(&mut colour, &front.colour, front.coverage(x, y));
-        // Words from 4096 on are noise: a block a pixel, apart from the few that were drawn one by
-        // one.
+        // Noise: a block a pixel, well beyond the few words that were drawn one by one.
         let words = stream.block(1024 + i as u32);
         for (c, value) in pixel.iter_mut().enumerate() {
             // The difference of the word's halves: a triangular distribution in -1..1.

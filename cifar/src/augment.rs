@@ -141,7 +141,7 @@ impl Augmentation {
     fn choose(&self, size: usize, stream: Stream) -> Choice {
         let [flip, row, column, angle] = stream.block(0);
         let [hole_row, hole_column, ..] = stream.block(1);
-        let below = |word: u32, bound: usize| (word as u64 * bound as u64 >> 32) as usize;
+        let below = |word: u32, bound: usize| ((word as u64 * bound as u64) >> 32) as usize;
         let pad = self.crop_padding;
         let offset = |word| below(word, 2 * pad + 1) as isize - pad as isize;
         Choice {

@@ -117,7 +117,7 @@ fn bar(p: f32) -> String {
         return "#".repeat((eighths + 4) / 8);
     }
     let mut bar = "█".repeat(eighths / 8);
-    if eighths % 8 > 0 {
+    if !eighths.is_multiple_of(8) {
         bar.extend(['▏', '▎', '▍', '▌', '▋', '▊', '▉'].get(eighths % 8 - 1));
     }
     bar

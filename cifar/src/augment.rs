@@ -339,7 +339,7 @@ impl Mixing {
     }
 
     /// Mixes a batch in place: `images`, `[n, size, size, 3]`, and `targets`, `[n, classes]`, rows
-    /// that sum to 1. Random numbers come from (seed, epoch, batch).
+    /// that sum to 1. Of `address`, the sample is the number of the batch in its epoch.
     ///
     /// One λ a batch, as in both papers' code. Sample i is mixed with sample n - 1 - i: the batch
     /// is in random order already, and pairs can be mixed without a copy. The middle one of an odd
@@ -350,15 +350,14 @@ impl Mixing {
         targets: &mut [f32],
         n: usize,
         size: usize,
-        seed: u64,
-        epoch: u32,
-        batch: u32,
+        address: SampleAddress,
     ) {
         if !self.is_on() || n < 2 {
             return;
         }
+        let SampleAddress { seed, epoch, sample } = address;
         // Samples count from 0; batches take the upper half of that word.
-        let stream = Stream::new(seed, Purpose::Augment, epoch, 0x8000_0000 | batch);
+        let stream = Stream::new(seed, Purpose::Augment, epoch, 0x8000_0000 | sample);
         let mut draws = Draws { stream, next: 0 };
         let coin = draws.uniform() < 0.5;
         let (corner_y, corner_x) = (draws.uniform(), draws.uniform());

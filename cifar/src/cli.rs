@@ -10,7 +10,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::commands::{bench, data, devices, eval, predict, summary, train};
+use crate::commands::{bench, data, devices, eval, export, predict, summary, train};
 
 /// CIFAR-10 from files to a trained model, on hand-written kernels
 #[derive(Parser)]
@@ -28,6 +28,8 @@ enum Command {
     Eval(eval::Args),
     /// Say what images show
     Predict(predict::Args),
+    /// Write a checkpoint's weights for other programs
+    Export(export::Args),
     /// Import, download, make or look at data
     #[command(subcommand)]
     Data(data::DataCommand),
@@ -49,6 +51,7 @@ pub fn run() -> ExitCode {
         Command::Train(args) => train::run(*args),
         Command::Eval(args) => eval::run(args).map(|()| ExitCode::SUCCESS),
         Command::Predict(args) => predict::run(args).map(|()| ExitCode::SUCCESS),
+        Command::Export(args) => export::run(args).map(|()| ExitCode::SUCCESS),
         Command::Data(command) => data::run(command).map(|()| ExitCode::SUCCESS),
         Command::Summary(args) => summary::run(args).map(|()| ExitCode::SUCCESS),
         Command::Bench(args) => bench::run(args).map(|()| ExitCode::SUCCESS),

@@ -238,8 +238,8 @@ impl Plan {
             for (row, &label) in targets.chunks_exact_mut(classes).zip(&labels) {
                 row[label as usize] = 1.0;
             }
-            let (seed, size) = (options.seed, data.size);
-            mixing.apply(&mut images, &mut targets, n, size, seed, self.epoch, k as u32);
+            let address = SampleAddress { seed: options.seed, epoch: self.epoch, sample: k as u32 };
+            mixing.apply(&mut images, &mut targets, n, data.size, address);
             targets
         });
         let indices = indices.to_vec();

@@ -281,7 +281,8 @@ fn mixing_keeps_what_it_mixes() {
         for i in 0..n {
             targets[i * classes + if i < 3 { i } else { 3 }] = 1.0;
         }
-        mixing.apply(&mut images, &mut targets, n, size, 9, 1, batch);
+        let address = SampleAddress { seed: 9, epoch: 1, sample: batch };
+        mixing.apply(&mut images, &mut targets, n, size, address);
         for i in 0..3 {
             let row = &targets[i * classes..(i + 1) * classes];
             assert!((row.iter().sum::<f32>() - 1.0).abs() < 1e-6);

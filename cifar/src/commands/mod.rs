@@ -4,6 +4,7 @@ pub mod bench;
 pub mod data;
 pub mod devices;
 pub mod eval;
+pub mod export;
 pub mod predict;
 pub mod summary;
 pub mod train;

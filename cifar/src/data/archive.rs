@@ -12,6 +12,9 @@ const MAX_FILE_BYTES: u64 = 64 << 20;
 /// Folders deeper than this below the given one are not searched, which also ends loops of links.
 const MAX_DEPTH: usize = 6;
 
+/// An entry of a tar, whatever it was compressed with.
+pub(crate) type TarEntry<'a> = tar::Entry<'a, Box<dyn Read>>;
+
 /// One image file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ImageFile {
@@ -100,7 +103,7 @@ fn visit_folder(
 /// Calls `visit` for each regular image file in a tar; returns how many other files there are.
 fn visit_entries(
     tar: &Path,
-    visit: &mut dyn FnMut(&str, &mut tar::Entry<'_, Box<dyn Read>>) -> Result<()>,
+    visit: &mut dyn FnMut(&str, &mut TarEntry<'_>) -> Result<()>,
 ) -> Result<usize> {
     let mut others = 0;
     for_each_entry(tar, &mut |path, entry| {
@@ -119,7 +122,7 @@ fn visit_entries(
 /// Calls `visit` with path and entry for everything but folders in a tar that may be compressed.
 pub(crate) fn for_each_entry(
     tar: &Path,
-    visit: &mut dyn FnMut(&str, &mut tar::Entry<'_, Box<dyn Read>>) -> Result<()>,
+    visit: &mut dyn FnMut(&str, &mut TarEntry<'_>) -> Result<()>,
 ) -> Result<()> {
     let mut archive = tar::Archive::new(open(tar)?);
     let damaged = || format!("{}: damaged archive", tar.display());

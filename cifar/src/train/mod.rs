@@ -343,7 +343,13 @@ impl Trainer {
 
     /// Pictures are worth a warning, not the run.
     fn draw(&mut self, best: Option<&Evaluation>) {
-        let title = format!("{}, batch {}", self.config.model, self.config.batch);
+        let data = std::path::Path::new(&self.config.data).file_name().unwrap_or_default();
+        let title = format!(
+            "{} on {}: best test accuracy {:.2} %",
+            self.config.model,
+            data.display(),
+            100.0 * self.position.best.map_or(0.0, |best| best.accuracy)
+        );
         let curves = plots::curves(&self.run.curves(), &title, &self.position.rows);
         let classes = &self.train.dataset().classes;
         let confusion =

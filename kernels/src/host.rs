@@ -150,10 +150,13 @@ impl Pool {
             if s.limit.is_some_and(|limit| s.stats.in_use + capacity > limit) {
                 return Err(failure(s.stats.in_use));
             }
-            let cached = s.free.get_mut(&capacity).and_then(Vec::pop);
+            // The smallest free block that fits and wastes at most half of the request: without
+            // this, blocks of sizes that another part of the step needs would lie idle.
+            let fits = capacity..=capacity + capacity / 2;
+            let cached = s.free.range_mut(fits).find_map(|(_, blocks)| blocks.pop());
             let block = match cached {
                 Some(block) => {
-                    s.stats.cached -= capacity;
+                    s.stats.cached -= block.capacity;
                     block
                 }
                 None => {
@@ -161,13 +164,13 @@ impl Pool {
                     Block::from_system(capacity).ok_or_else(|| failure(s.stats.in_use))?
                 }
             };
-            s.stats.in_use += capacity;
+            s.stats.in_use += block.capacity;
             s.stats.peak = s.stats.peak.max(s.stats.in_use);
             block
         };
         if self.poison.load(Ordering::Relaxed) {
-            // SAFETY: the block holds `capacity` bytes and is ours alone.
-            unsafe { block.ptr.as_ptr().write_bytes(0xFF, capacity) };
+            // SAFETY: the block holds that many bytes and is ours alone.
+            unsafe { block.ptr.as_ptr().write_bytes(0xFF, block.capacity) };
         }
         Ok(HostMemory { block: Some(block), pool: self.clone() })
     }

@@ -106,27 +106,33 @@ fn threads_change_no_bit_of_a_trained_model() {
     }
 }
 
+/// Every size is asked for in the first step. A few more steps settle which block serves which
+/// tensor, since the pool gives out the best fit of those that are free; from then on nothing comes
+/// from the system.
 #[test]
-fn memory_does_not_grow_after_the_second_step() {
+fn memory_does_not_grow_in_the_steady_state() {
     for on in default_backends().iter().filter(|b| b.name.starts_with("cpu/")) {
-        // A backend of its own: those of the list are shared by all tests. One thread, since with
-        // several the number of scratch blocks held at a time depends on how tasks happen to overlap.
+        // A backend of its own: those of the list are shared by all tests.
         let isa = on.name.trim_start_matches("cpu/").parse().unwrap();
-        let backend = cpu_with(isa, 1, None).expect("it is in the list").backend;
+        // One thread: with several, how many scratch blocks are held at a time depends on how tasks
+        // happen to overlap.
         for kind in [ModelKind::SimpleCnnBn, ModelKind::Resnet20] {
+            let backend = cpu_with(isa, 1, None).expect("it is in the list").backend;
             let model = Model::new(&backend, small(kind, 16, 0.0), 1).unwrap();
             let (data, mut optimizer) = (images(8, 16, &backend), sgd());
             let mut stats: Vec<MemoryStats> = Vec::new();
-            for step in 0..6 {
+            for step in 0..60 {
                 backend.reset_peak();
-                train_step(&model, &mut optimizer, &data, 0.05, step);
+                train_step(&model, &mut optimizer, &data, 0.01, step);
                 backend.synchronize().unwrap();
                 stats.push(backend.memory());
             }
-            for (step, s) in stats.iter().enumerate().skip(2) {
-                assert_eq!(*s, stats[1], "{kind} on {}: step {step} differs from step 1", on.name);
+            let held = |s: &MemoryStats| (s.in_use, s.in_use + s.cached, s.system_allocations);
+            let name = format!("{kind} on {}", on.name);
+            for (step, s) in stats.iter().enumerate().skip(30) {
+                assert_eq!(held(s), held(&stats[29]), "{name}: step {step} is not step 29");
             }
-            assert!(stats[1].peak > stats[1].in_use, "activations were never freed: {stats:?}");
+            assert!(stats[29].peak > stats[29].in_use, "activations were never freed: {stats:?}");
         }
     }
 }

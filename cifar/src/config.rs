@@ -71,7 +71,7 @@ macro_rules! settings {
         #[serde(deny_unknown_fields, rename_all = "kebab-case")]
         pub struct Config {
             $(
-                #[doc = concat!("As the flag of this name; `", stringify!($default), "` by default.")]
+                #[doc = concat!("As the flag so called; `", stringify!($default), "` by default.")]
                 pub $name: $type,
             )*
         }

@@ -48,28 +48,80 @@ impl Block {
             .ok()
     }
 
+    /// Whether blocks of this size are mapped by this module. The allocator would keep some of them
+    /// when they are freed, and would write its zeros to every page at once.
+    fn is_mapped(capacity: usize) -> bool {
+        cfg!(target_os = "linux") && capacity >= HUGE_PAGE
+    }
+
     /// Zeroed by the system (lazily, for large blocks), so that memory is never uninitialised to
     /// Rust.
     fn from_system(capacity: usize) -> Option<Block> {
-        let layout = Self::layout(capacity)?;
-        // SAFETY: capacity is at least ALIGN, so the layout is not zero-sized.
-        let ptr = NonNull::new(unsafe { alloc_zeroed(layout) })?;
-        #[cfg(target_os = "linux")]
-        if capacity >= HUGE_PAGE {
-            // SAFETY: the range is the block that was just allocated; the call is advice and its
-            // failure harmless.
-            unsafe { libc::madvise(ptr.as_ptr().cast(), capacity, libc::MADV_HUGEPAGE) };
-        }
+        let ptr = if Self::is_mapped(capacity) {
+            map(capacity)?
+        } else {
+            let layout = Self::layout(capacity)?;
+            // SAFETY: capacity is at least ALIGN, so the layout is not zero-sized.
+            NonNull::new(unsafe { alloc_zeroed(layout) })?
+        };
         Some(Block { ptr, capacity })
     }
 
     fn release(self) {
-        if let Some(layout) = Self::layout(self.capacity) {
+        if Self::is_mapped(self.capacity) {
+            unmap(self.ptr, self.capacity);
+        } else if let Some(layout) = Self::layout(self.capacity) {
             // SAFETY: allocated in from_system with the layout of the same capacity.
             unsafe { dealloc(self.ptr.as_ptr(), layout) };
         }
     }
 }
+
+/// `capacity` bytes of fresh pages, aligned to [`HUGE_PAGE`]. Capacities of this size are multiples
+/// of 256 KiB ([`Pool::round_up`]), and so of every page size that Linux has.
+#[cfg(target_os = "linux")]
+fn map(capacity: usize) -> Option<NonNull<u8>> {
+    // Room for one huge page more, of which the parts before and after the block are given back.
+    let len = capacity.checked_add(HUGE_PAGE)?;
+    let (rights, kind) =
+        (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+    // SAFETY: new private memory at an address that the system chooses: nothing else is touched.
+    let start = unsafe { libc::mmap(std::ptr::null_mut(), len, rights, kind, -1, 0) };
+    if start == libc::MAP_FAILED {
+        return None;
+    }
+    let start = NonNull::new(start.cast::<u8>())?;
+    let head = start.as_ptr().align_offset(HUGE_PAGE);
+    // SAFETY: head < HUGE_PAGE (it is 0 to HUGE_PAGE - 1 bytes to the next aligned address), so
+    // head + capacity <= len: the block lies within the mapping.
+    let block = unsafe { start.add(head) };
+    unmap(start, head);
+    // SAFETY: as above; one past the block's end is at most one past the mapping's end.
+    unmap(unsafe { block.add(capacity) }, HUGE_PAGE - head);
+    // SAFETY: the range is the block just mapped; the call is advice and its failure harmless.
+    unsafe { libc::madvise(block.as_ptr().cast(), capacity, libc::MADV_HUGEPAGE) };
+    Some(block)
+}
+
+/// Gives whole pages that [`map`] mapped back to the system; nobody may use them any more.
+#[cfg(target_os = "linux")]
+fn unmap(start: NonNull<u8>, len: usize) {
+    if len > 0 {
+        // SAFETY: called only with parts of a mapping that `map` made and that have no other owner:
+        // the slack around a block, or a block that is being released.
+        unsafe { libc::munmap(start.as_ptr().cast(), len) };
+    }
+}
+
+/// Only Linux maps blocks.
+#[cfg(not(target_os = "linux"))]
+fn map(_capacity: usize) -> Option<NonNull<u8>> {
+    None
+}
+
+/// Only Linux maps blocks.
+#[cfg(not(target_os = "linux"))]
+fn unmap(_start: NonNull<u8>, _len: usize) {}
 
 #[derive(Default)]
 struct PoolState {

@@ -37,11 +37,17 @@ pub fn evaluate(
     let classes = data.classes.len();
     let mut confusion = Confusion::new(classes);
     let mut loss = 0.0;
+    let mut size_before = 0;
     for batch in loader.epoch(0, 0) {
         if stop() {
             return Ok(None);
         }
         let (n, size) = (batch.size, data.size);
+        if n != size_before {
+            // As in training: the memory kept for batches of another size is of no use.
+            backend.trim();
+            size_before = n;
+        }
         let x = Tensor::from_slice(backend, &batch.images, &[n, size, size, 3])?;
         let labels = Tensor::from_slice(backend, &batch.labels, &[n])?;
         let (logits, losses) = no_grad(|| -> Result<_> {

@@ -133,6 +133,8 @@ struct Trainer {
     update: Update,
     meta: Meta,
     position: Position,
+    /// Images of the last batch.
+    batch_size: usize,
     /// Steps that the last save holds.
     saved_step: u64,
     run: RunDir,
@@ -183,6 +185,7 @@ impl Trainer {
             model,
             update,
             meta,
+            batch_size: 0,
             saved_step: position.step,
             position,
             run,

@@ -25,8 +25,9 @@ impl Progress {
     /// For a run of `epochs`. `quiet` leaves out everything within an epoch.
     pub fn new(epochs: u32, quiet: bool) -> Progress {
         let bar = (!quiet && stderr().is_terminal()).then(|| {
-            let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(5));
-            let style = ProgressStyle::with_template("{prefix} {bar:30} {pos}/{len} {msg}");
+            // Nothing is drawn before the first step.
+            let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
+            let style = ProgressStyle::with_template("{prefix} {bar:20} {pos}/{len} {wide_msg}");
             bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
             bar
         });
@@ -92,7 +93,7 @@ impl Progress {
         }
         let state = || {
             format!(
-                "loss {:.4}, accuracy {:.2} %, lr {:.3e}, grad norm {:.3}, {:.0} images/s",
+                "loss {:.4}, acc {:.2} %, lr {:.2e}, norm {:.2}, {:.0} img/s",
                 sums.mean_loss(),
                 100.0 * sums.accuracy(),
                 sums.lr,
@@ -101,10 +102,13 @@ impl Progress {
             )
         };
         if let Some(bar) = &self.bar {
+            if bar.is_hidden() {
+                bar.set_draw_target(ProgressDrawTarget::stderr_with_hz(5));
+            }
             bar.set_prefix(format!("{}/{}", epoch + 1, self.epochs));
             bar.set_length(steps);
-            bar.set_position(done);
             bar.set_message(state());
+            bar.set_position(done);
         } else if self.last_line.elapsed() >= INTERVAL {
             let line =
                 format!("  epoch {}/{}, step {done}/{steps}: {}", epoch + 1, self.epochs, state());

@@ -37,6 +37,11 @@ impl Trainer {
         let mut last = None;
         for part in 0..config.accumulate {
             let Some(batch) = batches.next() else { break };
+            if batch.size != self.batch_size {
+                // Other sizes of everything: memory kept for the old ones would only be in the way.
+                self.compute.backend.trim();
+                self.batch_size = batch.size;
+            }
             let share = batch.size as f64 / images as f64;
             let (new, x) = self.backward(batch, part, share, &mut stats)?;
             last = Some((x, self.context(part)));

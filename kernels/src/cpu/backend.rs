@@ -43,6 +43,10 @@ impl Backend for Cpu {
         self.memory.reset_peak()
     }
 
+    fn trim(&self) {
+        self.memory.trim()
+    }
+
     fn unary_forward(&self, op: Unary, x: &Buffer) -> Result<Buffer> {
         elementwise::unary_forward(self, op, x)
     }

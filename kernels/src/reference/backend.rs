@@ -48,6 +48,10 @@ impl Backend for Reference {
         self.memory.reset_peak();
     }
 
+    fn trim(&self) {
+        self.memory.trim();
+    }
+
     // --- Elementwise ----------------------------------------------------------------------------
 
     fn unary_forward(&self, op: Unary, x: &Buffer) -> Result<Buffer> {

@@ -203,10 +203,10 @@ settings! {
 }
 
 /// Settings that change how a run is executed but not its result: a resumed run may change them.
-const EXECUTION: [&str; 2] = ["workers", "save-every"];
+const EXECUTION: [&str; 3] = ["workers", "save-every", "data"];
 
 /// Images the embedded set may have, a split.
-const SYNTHETIC_LIMIT: usize = 1_000_000;
+pub const SYNTHETIC_LIMIT: usize = 1_000_000;
 
 impl Overrides {
     /// Reads a TOML file.
@@ -259,7 +259,11 @@ impl Config {
         ensure!(self.batch <= 65_536, "--batch must be at most 65536, got {}", self.batch);
         ensure!(self.epochs >= 1, "--epochs must be at least 1, got 0");
         ensure!(self.epochs <= 1_000_000, "--epochs must be at most 1000000, got {}", self.epochs);
-        ensure!(self.accumulate >= 1, "--accumulate must be at least 1, got 0");
+        ensure!(
+            (1..=65_536).contains(&self.accumulate),
+            "--accumulate must be 1 to 65536, got {}",
+            self.accumulate
+        );
         ensure!(self.step_epochs >= 1, "--step-epochs must be at least 1, got 0");
         ensure!(
             (1..=64).contains(&self.workers),

@@ -180,7 +180,7 @@ impl Pool {
         }
     }
 
-    /// Block sizes: multiples of 1/8 of a power of two, at most 12.5 % above the request, so that
+    /// Block sizes: multiples of 1/8 of a power of two, at most 25 % above the request, so that
     /// nearly equal sizes share a list.
     fn round_up(bytes: usize) -> usize {
         let bytes = bytes.max(ALIGN);
@@ -251,7 +251,7 @@ impl HostMemory {
     /// The first `len` elements.
     pub fn slice<T: Element>(&self, len: usize) -> &[T] {
         let block = self.block();
-        assert!(len * size_of::<T>() <= block.capacity);
+        assert!(align_of::<T>() <= ALIGN && len <= block.capacity / size_of::<T>());
         // SAFETY: in bounds by the assertion, initialised since allocation, aligned to 64 bytes;
         // any bits are a valid T.
         unsafe { std::slice::from_raw_parts(block.ptr.as_ptr().cast(), len) }
@@ -260,14 +260,14 @@ impl HostMemory {
     /// The first `len` elements, to write.
     pub fn slice_mut<T: Element>(&mut self, len: usize) -> &mut [T] {
         let block = self.block();
-        assert!(len * size_of::<T>() <= block.capacity);
+        assert!(align_of::<T>() <= ALIGN && len <= block.capacity / size_of::<T>());
         // SAFETY: as in `slice`, and `&mut self` makes the access unique.
         unsafe { std::slice::from_raw_parts_mut(block.ptr.as_ptr().cast(), len) }
     }
 
     /// Wraps it as a buffer of `len` elements.
     pub fn into_buffer<T: Element>(self, len: usize) -> Buffer {
-        assert!(len * size_of::<T>() <= self.block().capacity);
+        assert!(len <= self.block().capacity / size_of::<T>());
         Buffer::new(T::DTYPE, len, Arc::new(self))
     }
 }

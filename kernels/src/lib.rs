@@ -97,7 +97,7 @@ pub trait Backend: Send + Sync {
     fn reset_peak(&self);
     /// Gives freed memory that waits to be used again back to the system, where a device keeps any:
     /// worth it when the sizes that will be asked for change, as with a smaller last batch.
-    fn trim(&self) {}
+    fn trim(&self);
 
     // --- Elementwise --------------------------------------------------------------------------------
 

@@ -48,6 +48,7 @@ forward! {
     fn synchronize() -> Result<()>;
     fn memory() -> MemoryStats;
     fn reset_peak();
+    fn trim();
     fn unary_forward(op: Unary, x: &Buffer) -> Result<Buffer>;
     fn unary_backward(op: Unary, saved: &Buffer, dy: &Buffer) -> Result<Buffer>;
     fn binary_forward(op: Binary, args: &BroadcastArgs, a: &Buffer, b: &Buffer) -> Result<Buffer>;

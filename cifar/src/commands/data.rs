@@ -5,9 +5,11 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use clap::{Args, Subcommand, ValueEnum};
 
+use crate::config::SYNTHETIC_LIMIT;
 use crate::data::download::{Archive, download};
 use crate::data::import::{ImportOptions, TEST_FRACTION, import};
 use crate::data::{Dataset, Split, binary, picture, synthetic};
+use crate::outln;
 
 /// What to do with data.
 #[derive(Debug, Subcommand)]
@@ -133,8 +135,7 @@ fn run_import(args: &ImportArgs) -> Result<()> {
         eprintln!("warning: no test images: {fraction} of each class is less than one image");
     }
     binary::save(&args.out, &imported.train, &imported.test, args.replace)?;
-    report(&args.out, &imported.train, &imported.test);
-    Ok(())
+    report(&args.out, &imported.train, &imported.test)
 }
 
 fn run_download(args: &DownloadArgs) -> Result<()> {
@@ -146,21 +147,25 @@ fn run_download(args: &DownloadArgs) -> Result<()> {
         archive.url = url.clone();
     }
     let folder = download(&archive, &args.out)?;
-    println!("{0}: ready; use it with --data {0}", folder.display());
+    outln!("{0}: ready; use it with --data {0}", folder.display())?;
     Ok(())
 }
 
 fn run_synthetic(args: &SyntheticArgs) -> Result<()> {
-    ensure!(args.train > 0 && args.test > 0, "--train and --test must be at least 1");
+    ensure!(
+        [args.train, args.test].iter().all(|n| (1..=SYNTHETIC_LIMIT).contains(n)),
+        "--train and --test must be 1 to {SYNTHETIC_LIMIT}, got {} and {}",
+        args.train,
+        args.test
+    );
     binary::check_output(&args.out, args.replace)?;
     let (train, test) = synthetic::generate(args.train, args.test, args.seed);
     binary::save(&args.out, &train, &test, args.replace)?;
-    report(&args.out, &train, &test);
-    Ok(())
+    report(&args.out, &train, &test)
 }
 
-fn report(out: &Path, train: &Dataset, test: &Dataset) {
-    println!(
+fn report(out: &Path, train: &Dataset, test: &Dataset) -> Result<()> {
+    outln!(
         "{}: {} training and {} test images, {}x{}, {} classes; use it with --data {}",
         out.display(),
         train.len(),
@@ -169,25 +174,31 @@ fn report(out: &Path, train: &Dataset, test: &Dataset) {
         train.size,
         train.classes.len(),
         out.display()
-    );
+    )?;
+    Ok(())
 }
 
 fn run_show(args: &ShowArgs) -> Result<()> {
+    ensure!(
+        (1..=100).contains(&args.samples),
+        "--samples must be 1 to 100 a class, got {}",
+        args.samples
+    );
     let train = Dataset::load(&args.dir, Split::Train)?;
     let test = Dataset::load(&args.dir, Split::Test)?;
     let (train_counts, test_counts) = (train.class_counts(), test.class_counts());
     let width = train.classes.iter().map(|c| c.chars().count()).max().unwrap_or(0).max(5);
-    println!("{:>5}  {:width$}  {:>8}  {:>8}", "label", "class", "train", "test");
+    outln!("{:>5}  {:width$}  {:>8}  {:>8}", "label", "class", "train", "test")?;
     for (i, class) in train.classes.iter().enumerate() {
-        println!("{i:>5}  {class:width$}  {:>8}  {:>8}", train_counts[i], test_counts[i]);
+        outln!("{i:>5}  {class:width$}  {:>8}  {:>8}", train_counts[i], test_counts[i])?;
     }
-    println!("{:>5}  {:width$}  {:>8}  {:>8}", "", "total", train.len(), test.len());
+    outln!("{:>5}  {:width$}  {:>8}  {:>8}", "", "total", train.len(), test.len())?;
     let (mean, std) = train.mean_std();
-    println!("{0}x{0} pixels; mean {mean:.4?}, std {std:.4?} of the training images", train.size);
+    outln!("{0}x{0} pixels; mean {mean:.4?}, std {std:.4?} of the training images", train.size)?;
     let picture = picture::overview(&train, &test, args.samples);
     picture
         .save_with_format(&args.out, image::ImageFormat::Png)
         .with_context(|| format!("cannot write {}", args.out.display()))?;
-    println!("picture: {} ({}x{})", args.out.display(), picture.width(), picture.height());
+    outln!("picture: {} ({}x{})", args.out.display(), picture.width(), picture.height())?;
     Ok(())
 }

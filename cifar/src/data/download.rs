@@ -176,6 +176,8 @@ fn receive(
         .http_status_as_error(false)
         .timeout_connect(Some(Duration::from_secs(30)))
         .timeout_recv_response(Some(Duration::from_secs(60)))
+        // What has come by then is kept, and the next try goes on from there.
+        .timeout_recv_body(Some(Duration::from_secs(1800)))
         .build()
         .into();
     let mut request = agent.get(&archive.url);

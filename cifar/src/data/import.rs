@@ -210,6 +210,12 @@ pub fn decode_square(bytes: &[u8], size: usize) -> Result<Vec<u8>> {
     limits.max_alloc = Some(MAX_DECODED_BYTES);
     reader.limits(limits);
     let mut decoder = reader.into_decoder()?;
+    // The limits above bound what the decoder needs beside the image, not the image.
+    let decoded = decoder.total_bytes();
+    ensure!(
+        decoded <= MAX_DECODED_BYTES,
+        "{decoded} bytes decoded, of {MAX_DECODED_BYTES} at most"
+    );
     let orientation = decoder.orientation()?;
     let mut image = DynamicImage::from_decoder(decoder)?;
     image.apply_orientation(orientation);

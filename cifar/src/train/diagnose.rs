@@ -4,6 +4,18 @@ use anyhow::Result;
 use tilegrad_engine::{Gradients, Tensor, no_grad};
 use tilegrad_nn::{Context, Model, Module, clip};
 
+/// The first parameter that holds a NaN or an infinity, or whose squares add up to one.
+pub fn bad_parameter(model: &Model) -> Result<Option<String>> {
+    for (name, parameter) in model.parameters() {
+        let value = parameter.get();
+        let squares = value.backend().sum_squares(value.buffer())?;
+        if !value.wrap(squares, &[1]).item()?.is_finite() {
+            return Ok(Some(name));
+        }
+    }
+    Ok(None)
+}
+
 /// Names the place where something that is not finite appeared first: a parameter; else a layer's
 /// result, by running the last batch again and looking; else a gradient.
 pub fn culprit(
@@ -11,12 +23,8 @@ pub fn culprit(
     gradients: &Gradients,
     last: Option<(Tensor, Context)>,
 ) -> Result<String> {
-    for (name, parameter) in model.parameters() {
-        let value = parameter.get();
-        let squares = value.backend().sum_squares(value.buffer())?;
-        if !value.wrap(squares, &[1]).item()?.is_finite() {
-            return Ok(format!("parameter {name} is no longer finite"));
-        }
+    if let Some(name) = bad_parameter(model)? {
+        return Ok(format!("parameter {name} is no longer finite"));
     }
     if let Some((x, context)) = last {
         let mut context = context.watching();

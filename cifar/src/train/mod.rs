@@ -198,6 +198,8 @@ impl Trainer {
             write_atomically(&trainer.run.config(), text.as_bytes())?;
             trainer.save()?;
         }
+        // Also after a crash between the state and the metrics of an epoch, and before the first.
+        trainer.saving(|t| t.run.write_metrics(&t.position.rows))?;
         Ok(trainer)
     }
 
@@ -207,14 +209,16 @@ impl Trainer {
 
     /// Comments for `config.toml`: what a run's numbers depend on beside its settings.
     fn facts(&self) -> String {
-        let command: Vec<String> = std::env::args().collect();
+        // A comment of a TOML file: text without control characters.
+        let words = std::env::args_os().map(|word| word.to_string_lossy().into_owned());
+        let command = words.collect::<Vec<_>>().join(" ");
         format!(
             "# tilegrad {}\n# device: {}\n# threads: {}\n# data: {}\n# command: {}\n",
             env!("CARGO_PKG_VERSION"),
             self.compute.backend.description(),
             self.compute.threads(),
             self.meta.dataset,
-            command.join(" ").replace(['\n', '\r'], " "),
+            command.replace(char::is_control, " "),
         )
     }
 
@@ -301,6 +305,17 @@ impl Trainer {
             // Asked to stop while testing: a resumed run begins with this epoch's test.
             return self.must_stop();
         };
+        anyhow::ensure!(
+            evaluation.loss.is_finite(),
+            "step {}: the test loss is {} after epoch {}, at learning rate {:e}; the last good \
+             checkpoint is {} (step {})",
+            self.position.step,
+            evaluation.loss,
+            self.position.epoch + 1,
+            self.position.sums.lr,
+            self.run.state().display(),
+            self.saved_step
+        );
         let sums = self.position.sums;
         let row = Row {
             epoch: self.position.epoch + 1,
@@ -381,6 +396,16 @@ impl Trainer {
 
     /// Writes `state.safetensors`, from which a run resumes, then `weights/last.safetensors`.
     fn save(&mut self) -> Result<()> {
+        // A step can spoil the weights that its own, finite gradient was for.
+        if let Some(name) = diagnose::bad_parameter(&self.model)? {
+            anyhow::bail!(
+                "step {}: {name} is no longer finite, so this state is not saved; the last good \
+                 checkpoint is {} (step {})",
+                self.position.step,
+                self.run.state().display(),
+                self.saved_step
+            );
+        }
         self.meta.epoch = self.position.epoch;
         self.meta.step = self.position.step;
         self.saving(|t| {

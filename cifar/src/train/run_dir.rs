@@ -10,7 +10,7 @@
 //! state.safetensors           everything that --resume needs, parameters included
 //! ```
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -31,7 +31,7 @@ impl RunDir {
         let root = match path {
             Some(path) => {
                 ensure!(
-                    !path.join("state.safetensors").exists() && !path.join("config.toml").exists(),
+                    !path.join("state.safetensors").exists(),
                     "{} already holds a run: continue it with --resume, or give another --out",
                     path.display()
                 );
@@ -64,7 +64,14 @@ impl RunDir {
             .append(true)
             .open(&path)
             .with_context(|| format!("cannot write {}", path.display()))?;
-        Ok(RunDir { root, log })
+        // Held as long as the log is open: two processes would destroy each other's saves.
+        match log.try_lock() {
+            Err(TryLockError::WouldBlock) => {
+                bail!("another process is training in {}", root.display())
+            }
+            // A file system without locks.
+            Err(TryLockError::Error(_)) | Ok(()) => Ok(RunDir { root, log }),
+        }
     }
 
     /// The directory.

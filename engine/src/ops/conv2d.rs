@@ -80,6 +80,7 @@ impl Op for Conv2d {
             Activation::Relu => {
                 let [x, filter, y] = saved.take();
                 let g = be.unary_backward(Unary::Relu, y.buffer(), dy.buffer())?;
+                drop(dy);
                 (x, filter, y.like(g))
             }
         };

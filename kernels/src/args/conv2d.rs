@@ -114,6 +114,19 @@ impl Conv2dArgs {
                 .map_err(|what| Error::argument(OP, format!("{what} {shapes}")))
         };
         let (oh, ow) = (axis(0, h, kh)?, axis(1, w, kw)?);
+        // Kernels walk padded images: their sizes must stay far from overflow too.
+        let padded = |size: usize, i: usize| size.saturating_add(2 * options.padding[i]);
+        let channels = c_in.max(c_out);
+        for shape in [
+            [n.max(1), padded(h, 0).max(oh), padded(w, 1).max(ow), channels],
+            [c_out, kh, kw, c_in],
+        ] {
+            let bytes =
+                shape.iter().try_fold(64usize, |bytes, &size| bytes.checked_mul(size.max(1)));
+            if bytes.is_none_or(|bytes| bytes > isize::MAX as usize) {
+                return Err(Error::shape(OP, format!("sizes are too large {shapes}")));
+            }
+        }
         Ok(Conv2dArgs { n, h, w, c_in, c_out, kh, kw, oh, ow, options })
     }
 
@@ -151,5 +164,21 @@ impl Conv2dArgs {
     pub fn flops(&self) -> u64 {
         let taps = (self.kh * self.kw * self.c_in / self.options.groups) as u64;
         2 * self.y_elements() as u64 * taps
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Sizes whose products wrap around must not become small sizes.
+    #[test]
+    fn sizes_beyond_memory_are_an_error() {
+        let plain = Conv2dOptions::default();
+        assert!(Conv2dArgs::new(&[1, (1 << 54) + 1, 1024, 1], &[1, 1, 1, 1], plain).is_err());
+        let far = 1 << 40;
+        let wide = Conv2dOptions { padding: [far, far], stride: [far, far], ..plain };
+        assert!(Conv2dArgs::new(&[1, 8, 8, 1], &[1, 1, 1, 1], wide).is_err());
+        assert!(Conv2dArgs::new(&[1, 8, 8, 1], &[1, 1, 1, 1], plain).is_ok());
     }
 }

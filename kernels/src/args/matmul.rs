@@ -63,17 +63,17 @@ impl MatmulArgs {
 
     /// Elements of a.
     pub fn a_elements(&self) -> usize {
-        (if self.shared_a { 1 } else { self.batch }) * self.m * self.k
+        elements(&[if self.shared_a { 1 } else { self.batch }, self.m, self.k])
     }
 
     /// Elements of b.
     pub fn b_elements(&self) -> usize {
-        (if self.shared_b { 1 } else { self.batch }) * self.k * self.n
+        elements(&[if self.shared_b { 1 } else { self.batch }, self.k, self.n])
     }
 
     /// Elements of y.
     pub fn y_elements(&self) -> usize {
-        self.batch * self.m * self.n
+        elements(&[self.batch, self.m, self.n])
     }
 
     /// Floating-point operations: a multiplication and an addition a term.

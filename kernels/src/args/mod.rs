@@ -28,9 +28,13 @@ pub use reduce::*;
 
 use crate::{Error, Result};
 
-/// Product of the sizes of a shape; 1 for a scalar.
+/// Product of the sizes of a shape; 1 for a scalar. A product beyond `usize` is `usize::MAX`, which no
+/// buffer has and no device can allocate: an error follows, never a small number.
 pub fn elements(shape: &[usize]) -> usize {
-    shape.iter().product()
+    if shape.contains(&0) {
+        return 0; // whatever the other sizes are
+    }
+    shape.iter().fold(1, |product, &size| product.saturating_mul(size))
 }
 
 /// `count` rows of `len` elements each, contiguous.

@@ -78,7 +78,7 @@ impl ConcatArgs {
         }
         let sizes: Vec<usize> = shapes.iter().map(|s| s[axis]).collect();
         let mut out_shape = first.to_vec();
-        out_shape[axis] = sizes.iter().sum();
+        out_shape[axis] = sizes.iter().fold(0, |sum: usize, &size| sum.saturating_add(size));
         Ok(ConcatArgs {
             outer: elements(&first[..axis]),
             sizes,
@@ -156,7 +156,9 @@ impl PadArgs {
 
     /// Shape of the result.
     pub fn out_shape(&self) -> Vec<usize> {
-        (0..self.shape.len()).map(|i| self.before[i] + self.shape[i] + self.after[i]).collect()
+        (0..self.shape.len())
+            .map(|i| self.before[i].saturating_add(self.shape[i]).saturating_add(self.after[i]))
+            .collect()
     }
 
     /// The slice that takes x out of the result: the derivative of this padding.

@@ -1,6 +1,7 @@
 //! Pooling.
 
 use super::conv2d::windows;
+use super::elements;
 use crate::{Error, Result};
 
 /// Sizes of a pooling: x `[n, h, w, c]`, y `[n, oh, ow, c]`. Padding counts as -inf for max, and is
@@ -59,12 +60,12 @@ impl Pool2dArgs {
 
     /// Elements of x.
     pub fn x_elements(&self) -> usize {
-        self.n * self.h * self.w * self.c
+        elements(&[self.n, self.h, self.w, self.c])
     }
 
     /// Elements of y.
     pub fn y_elements(&self) -> usize {
-        self.n * self.oh * self.ow * self.c
+        elements(&[self.n, self.oh, self.ow, self.c])
     }
 
     /// The input rows and columns that output position `(oy, ox)` covers, padding left out.

@@ -91,7 +91,8 @@ impl Cpu {
     /// Elements of `x`, checked.
     fn read<'a, T: Element>(&self, op: &'static str, x: &'a Buffer, len: usize) -> Result<&'a [T]> {
         // A float type that this backend has no kernels for is "unsupported", not "wrong".
-        if T::DTYPE == Dtype::F32 && x.dtype().is_float() && x.dtype() != Dtype::F32 {
+        let here = x.device() == Device::Cpu;
+        if here && T::DTYPE == Dtype::F32 && x.dtype().is_float() && x.dtype() != Dtype::F32 {
             return Err(Error::Unsupported { op, device: Device::Cpu, dtype: x.dtype() });
         }
         host::read(op, Device::Cpu, x, len)

@@ -223,7 +223,7 @@ impl Axis {
             let d = (r + padding) as isize - (k * dilation) as isize;
             (d.rem_euclid(stride as isize) == 0).then(|| d.div_euclid(stride as isize))
         };
-        let shifts: Vec<Vec<(usize, isize)>> = (0..stride)
+        let shifts: Vec<Vec<(usize, isize)>> = (0..stride.min(size.max(1)))
             .map(|r| {
                 let mut taps: Vec<_> =
                     (0..kernel).filter_map(|k| shift(r, k).map(|d| (k, d))).collect();

@@ -23,9 +23,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::Error;
-pub use portable::Portable8;
-#[cfg(target_arch = "x86_64")]
-pub use x86::{Ymm, Zmm};
+use portable::Portable8;
 
 /// A vector of f32 in registers.
 ///
@@ -103,7 +101,7 @@ pub trait Kernel {
 pub enum Isa {
     /// What every processor of the target has; vectorised by the compiler.
     Portable,
-    /// AVX2 and FMA.
+    /// AVX2, FMA and BMI2.
     Avx2,
     /// AVX-512 F, BW, DQ and VL.
     Avx512,
@@ -123,7 +121,11 @@ impl Isa {
         match self {
             Isa::Portable => true,
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
+            Isa::Avx2 => {
+                is_x86_feature_detected!("avx2")
+                    && is_x86_feature_detected!("fma")
+                    && is_x86_feature_detected!("bmi2")
+            }
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => {
                 is_x86_feature_detected!("avx512f")
@@ -140,10 +142,10 @@ impl Isa {
     /// Runs the copy of `kernel` for this instruction set, which must be available.
     #[inline]
     pub fn run<K: Kernel>(self, kernel: K) -> K::Output {
-        debug_assert!(self.is_available());
+        assert!(self.is_available(), "this processor has no {self}");
         match self {
             Isa::Portable => kernel.run::<Portable8>(),
-            // SAFETY: `Cpu` holds only an instruction set that `is_available` said the machine has.
+            // SAFETY: the machine has it, by the assertion.
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => unsafe { x86::run_avx2(kernel) },
             // SAFETY: as above.

@@ -202,9 +202,9 @@ impl Pool {
             if s.limit.is_some_and(|limit| s.stats.in_use + capacity > limit) {
                 return Err(failure(s.stats.in_use));
             }
-            // The smallest free block that fits and wastes at most half of the request: without
-            // this, blocks of sizes that another part of the step needs would lie idle.
-            let fits = capacity..=capacity + capacity / 2;
+            // The smallest free block that fits and is at most twice the request: without this, blocks
+            // of sizes that another part of the step needs would lie idle.
+            let fits = capacity..=2 * capacity;
             let cached = s.free.range_mut(fits).find_map(|(_, blocks)| blocks.pop());
             let block = match cached {
                 Some(block) => {

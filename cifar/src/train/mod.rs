@@ -408,6 +408,8 @@ impl Trainer {
         }
         self.meta.epoch = self.position.epoch;
         self.meta.step = self.position.step;
+        // Files are made in memory first: they take the place of the step's idle blocks.
+        self.compute.backend.trim();
         self.saving(|t| {
             checkpoint::save(&t.run, &t.model, &t.update, &t.meta, &t.position)?;
             Ok(model::checkpoint(&t.model, &t.meta)?.save(t.run.last())?)

@@ -301,7 +301,7 @@ fn a_torch_state_dict_loads_and_saves() {
         close(&on.name, &logits, &expected, 1e-5).unwrap();
 
         let saved = directory.path().join("saved.safetensors");
-        torch::save(&model, &saved).unwrap();
+        torch::save(&model, &saved, Default::default()).unwrap();
         let counter = |name: &str| name.ends_with("num_batches_tracked");
         let tensors = |path| -> BTreeMap<String, TensorData> {
             let tensors = TensorFile::load(path).unwrap().tensors;

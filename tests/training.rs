@@ -114,10 +114,9 @@ fn memory_does_not_grow_in_the_steady_state() {
     for on in default_backends().iter().filter(|b| b.name.starts_with("cpu/")) {
         // A backend of its own: those of the list are shared by all tests.
         let isa = on.name.trim_start_matches("cpu/").parse().unwrap();
-        // One thread: with several, how many scratch blocks are held at a time depends on how tasks
-        // happen to overlap.
-        for kind in [ModelKind::SimpleCnnBn, ModelKind::Resnet20] {
-            let backend = cpu_with(isa, 1, None).expect("it is in the list").backend;
+        let both = [ModelKind::SimpleCnnBn, ModelKind::Resnet20].map(|kind| [(kind, 1), (kind, 2)]);
+        for (kind, threads) in both.into_iter().flatten() {
+            let backend = cpu_with(isa, threads, None).expect("it is in the list").backend;
             let model = Model::new(&backend, small(kind, 16, 0.0), 1).unwrap();
             let (data, mut optimizer) = (images(8, 16, &backend), sgd());
             let mut stats: Vec<MemoryStats> = Vec::new();
@@ -127,9 +126,16 @@ fn memory_does_not_grow_in_the_steady_state() {
                 backend.synchronize().unwrap();
                 stats.push(backend.memory());
             }
+            let name = format!("{kind} on {} with {threads} threads", on.name);
+            for (step, s) in stats.iter().enumerate().skip(2) {
+                // Best fit: two tensors may swap blocks of nearly equal size from step to step.
+                let drift = s.in_use.abs_diff(stats[1].in_use);
+                assert!(drift <= stats[1].in_use / 50, "{name}: step {step}: {s:?}");
+            }
+            // With several threads, how many scratch blocks are held at a time depends on how tasks
+            // happen to overlap; with one, nothing may change any more.
             let held = |s: &MemoryStats| (s.in_use, s.in_use + s.cached, s.system_allocations);
-            let name = format!("{kind} on {}", on.name);
-            for (step, s) in stats.iter().enumerate().skip(30) {
+            for (step, s) in stats.iter().enumerate().skip(if threads == 1 { 30 } else { 60 }) {
                 assert_eq!(held(s), held(&stats[29]), "{name}: step {step} is not step 29");
             }
             assert!(stats[29].peak > stats[29].in_use, "activations were never freed: {stats:?}");

@@ -1,9 +1,10 @@
 //! Models by name, and the checkpoints that hold them with all that is needed to use them.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 use tilegrad_engine::Backend;
 use tilegrad_nn::tensor_file::TensorFile;
@@ -123,12 +124,18 @@ pub fn meta(checkpoint: &Checkpoint) -> Result<Meta> {
             meta.image_size
         );
     }
+    check_normalisation(&meta)?;
+    Ok(meta)
+}
+
+/// Means must be finite, deviations finite and positive.
+fn check_normalisation(meta: &Meta) -> Result<()> {
     let finite = meta.mean.iter().chain(&meta.std).all(|v| v.is_finite());
     if !finite || meta.std.iter().any(|&std| std <= 0.0) {
         let (mean, std) = (meta.mean, meta.std);
         bail!("the checkpoint's mean {mean:?} must be finite and its deviation {std:?} positive");
     }
-    Ok(meta)
+    Ok(())
 }
 
 /// Reads a checkpoint of this program.
@@ -138,7 +145,14 @@ pub fn open(path: &Path, backend: &Arc<dyn Backend>) -> Result<Loaded> {
     Ok(Loaded { model: checkpoint.build_model(backend)?, meta })
 }
 
-/// Reads a PyTorch state dict of a model trained on `train`.
+/// Writes a PyTorch state dict that [`open_torch`] reads back with all that is known about it.
+pub fn save_torch(path: &Path, loaded: &Loaded) -> Result<()> {
+    let meta = serde_json::to_string(&loaded.meta)?;
+    Ok(torch::save(&loaded.model, path, BTreeMap::from([(META.to_string(), meta)]))?)
+}
+
+/// Reads a PyTorch state dict of a model trained on `train`. Its normalisation is what this program
+/// wrote beside it, or else that of `train`.
 pub fn open_torch(
     path: &Path,
     kind: ModelKind,
@@ -148,7 +162,14 @@ pub fn open_torch(
     let model = build(kind.name(), train, backend, 0)?;
     torch::load(&model, path)?;
     let (mean, std) = train.mean_std();
-    Ok(Loaded { model, meta: Meta::new(kind.name(), train, mean, std, &train.fingerprint()) })
+    let mut meta = Meta::new(kind.name(), train, mean, std, &train.fingerprint());
+    if let Some(text) = TensorFile::load(path)?.metadata.get(META) {
+        let written: Meta = serde_json::from_str(text)
+            .with_context(|| format!("{}: metadata '{META}'", path.display()))?;
+        check_normalisation(&written)?;
+        (meta.mean, meta.std) = (written.mean, written.std);
+    }
+    Ok(Loaded { model, meta })
 }
 
 /// Sets the parameters of `model` from a checkpoint of this program or from a PyTorch state dict.

@@ -72,3 +72,17 @@ fn a_save_that_fails_names_the_file_and_keeps_the_last_one() {
     assert_eq!(fs::read(run.join("state.safetensors")).unwrap(), state);
     ok(cifar(dir.path(), &["train", "--resume", "run"]));
 }
+
+#[test]
+fn a_first_save_that_fails_leaves_the_directory_free() {
+    let dir = tempdir().unwrap();
+    let flags = TINY.join(" ");
+    let script = format!(
+        "trap '' XFSZ; ulimit -f 4; exec '{}' {flags} --out run",
+        env!("CARGO_BIN_EXE_cifar")
+    );
+    let output = Command::new("sh").args(["-c", &script]).current_dir(dir.path()).output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    assert!(stderr(&output).contains("safetensors"), "{}", stderr(&output));
+    ok(tiny(dir.path(), &["--out", "run", "--max-steps", "1"]));
+}

@@ -127,6 +127,7 @@ fn impossible_runs_are_refused_before_anything_is_made() {
         (&["--lr", "-0.1"], "--lr must be a number of at least 0, got -0.1"),
         (&["--lr", "NaN"], "--lr must be a number of at least 0, got NaN"),
         (&["--lr", "fast"], "invalid value 'fast' for '--lr"),
+        (&["--accumulate", "70000"], "--accumulate must be 1 to 65536, got 70000"),
         (&["--momentum", "1"], "--momentum must be 0 to below 1, got 1"),
         (&["--label-smoothing", "1.5"], "--label-smoothing must be 0 to 1, got 1.5"),
         (&["--weight-decay", "-1"], "--weight-decay"),
@@ -192,4 +193,62 @@ fn patience_ends_a_run_early() {
     assert!(text.contains("no better test accuracy in 2 epochs"), "{text}");
     let csv = fs::read_to_string(dir.path().join("run/metrics.csv")).unwrap();
     assert_eq!(csv.lines().count(), 4, "{csv}");
+}
+
+/// The only step of each epoch spoils the weights: its gradient was finite, what it left is not.
+#[test]
+fn weights_that_a_step_spoiled_are_not_saved() {
+    let dir = tempdir().unwrap();
+    let more = ["--synthetic-train", "16", "--lr", "1e30", "--schedule", "constant"];
+    let error = refused(tiny(dir.path(), &[&more[..], &["--out", "run"]].concat()));
+    for part in ["step 1", "last good checkpoint is run/state.safetensors (step 0)"] {
+        assert!(error.contains(part), "{part}: {error}");
+    }
+    assert!(!dir.path().join("run/weights/best.safetensors").exists());
+    // What is there is the state before that step: it resumes, and meets the same end.
+    assert_eq!(refused(cifar(dir.path(), &["train", "--resume", "run"])), error);
+}
+
+#[test]
+fn a_run_goes_on_with_its_data_elsewhere_but_not_with_other_data() {
+    let dir = tempdir().unwrap();
+    let make = |out: &str, seed: &str| {
+        let size = ["--train", "96", "--test", "40", "--seed", seed, "--out", out];
+        ok(cifar(dir.path(), &[&["data", "synthetic"], &size[..]].concat()));
+    };
+    make("here", "1");
+    make("other", "2");
+    let train = ["train", "--model", "simple-cnn-gap", "--batch", "16", "--epochs", "1"];
+    let train = [&train[..], &["--data", "here"]].concat();
+    ok(cifar(dir.path(), &[&train[..], &["--out", "whole"]].concat()));
+    ok(cifar(dir.path(), &[&train[..], &["--out", "run", "--max-steps", "3"]].concat()));
+    assert!(dir.path().join("run/metrics.csv").is_file(), "no metrics before the first epoch ends");
+    fs::rename(dir.path().join("here"), dir.path().join("there")).unwrap();
+    let resume = |data| cifar(dir.path(), &["train", "--resume", "run", "--data", data]);
+    assert!(refused(resume("other")).contains("trained on other images"));
+    ok(resume("there"));
+    assert_eq!(last(&dir.path().join("run")), last(&dir.path().join("whole")));
+}
+
+#[test]
+fn one_process_at_a_time_trains_in_a_directory() {
+    let dir = tempdir().unwrap();
+    ok(tiny(dir.path(), &["--out", "run", "--max-steps", "2"]));
+    let state = fs::read(dir.path().join("run/state.safetensors")).unwrap();
+    let log = fs::File::open(dir.path().join("run/log.txt")).unwrap();
+    log.lock().unwrap();
+    let error = refused(cifar(dir.path(), &["train", "--resume", "run"]));
+    assert!(error.contains("another process is training in run"), "{error}");
+    assert_eq!(fs::read(dir.path().join("run/state.safetensors")).unwrap(), state);
+    log.unlock().unwrap();
+    ok(cifar(dir.path(), &["train", "--resume", "run"]));
+}
+
+#[test]
+fn a_foreign_configuration_is_not_overwritten() {
+    let dir = tempdir().unwrap();
+    fs::create_dir(dir.path().join("run")).unwrap();
+    fs::write(dir.path().join("run/config.toml"), "mine = true").unwrap();
+    refused(tiny(dir.path(), &["--out", "run"]));
+    assert_eq!(fs::read_to_string(dir.path().join("run/config.toml")).unwrap(), "mine = true");
 }

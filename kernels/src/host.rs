@@ -1,7 +1,7 @@
 //! Host memory for the `reference` and `cpu` backends: a pool that gives freed blocks out again.
 //!
-//! A training step asks for the same sizes again and again, so from the second step on every
-//! request is served from the free lists, and nothing is allocated from or zeroed by the system.
+//! A training step asks for the same sizes again and again, so after a few steps every request is
+//! served from the free lists, and nothing is allocated from or zeroed by the system.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::any::Any;
@@ -199,12 +199,13 @@ impl Pool {
         let capacity = Self::round_up(bytes.ok_or_else(|| failure(0))?);
         let block = {
             let mut s = self.state();
-            if s.limit.is_some_and(|limit| s.stats.in_use + capacity > limit) {
+            let room = s.limit.map_or(usize::MAX, |limit| limit.saturating_sub(s.stats.in_use));
+            if capacity > room {
                 return Err(failure(s.stats.in_use));
             }
             // The smallest free block that fits and is at most twice the request: without this, blocks
             // of sizes that another part of the step needs would lie idle.
-            let fits = capacity..=2 * capacity;
+            let fits = capacity..=room.min(2 * capacity);
             let cached = s.free.range_mut(fits).find_map(|(_, blocks)| blocks.pop());
             let block = match cached {
                 Some(block) => {
@@ -445,6 +446,21 @@ mod tests {
         assert!(matches!(error, Error::OutOfMemory { requested: 4194304, .. }), "{error}");
         assert!(pool.alloc::<f64>(usize::MAX / 4).is_err());
         drop(held);
+    }
+
+    #[test]
+    fn a_larger_free_block_serves_a_request_of_half_its_size_within_the_limit() {
+        let pool = Pool::new(Device::Cpu);
+        let held = pool.alloc::<f32>(1024).unwrap();
+        drop(pool.alloc::<f32>(1024).unwrap());
+        assert_eq!(pool.stats().system_allocations, 2);
+        drop(pool.alloc::<f32>(512).unwrap());
+        assert_eq!(pool.stats().system_allocations, 2, "the free block was not used");
+        // 3072 bytes are left: the free block of 4096 must not be given out.
+        pool.set_limit(Some(4096 + 3072));
+        let small = pool.alloc::<f32>(512).unwrap();
+        assert!(pool.stats().in_use <= 4096 + 3072);
+        drop((held, small));
     }
 
     #[test]

@@ -74,8 +74,13 @@ pub fn load_state_dict(
 }
 
 /// Writes a PyTorch state dict: `model.load_state_dict(safetensors.torch.load_file(path))`.
-pub fn save(model: &dyn Module, path: impl AsRef<Path>) -> Result<()> {
-    let metadata = BTreeMap::from([("format".to_string(), "pt".to_string())]);
+/// `metadata` goes beside the tensors; PyTorch passes over it.
+pub fn save(
+    model: &dyn Module,
+    path: impl AsRef<Path>,
+    mut metadata: BTreeMap<String, String>,
+) -> Result<()> {
+    metadata.insert("format".to_string(), "pt".to_string());
     TensorFile { metadata, tensors: state_dict(model)? }.save(path.as_ref())
 }
 

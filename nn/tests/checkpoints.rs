@@ -102,7 +102,7 @@ fn wrong_checkpoints_are_refused_and_change_nothing() {
     *flipped.last_mut().unwrap() ^= 1;
     fs::write(&path, flipped).unwrap();
     says(Checkpoint::load(&path).unwrap_err(), &["best.safetensors", "damaged", "checksum"]);
-    torch::save(&resnet, &path).unwrap();
+    torch::save(&resnet, &path, Default::default()).unwrap();
     says(Checkpoint::load(&path).unwrap_err(), &["best.safetensors", "not a checkpoint"]);
 }
 
@@ -113,7 +113,7 @@ fn a_torch_state_dict_round_trips() {
     for kind in [ModelKind::SimpleCnn, ModelKind::Resnet20] {
         let config = ModelConfig { image_size: 8, ..ModelConfig::new(kind, 10) };
         let model = Model::new(&be, config, 1).unwrap();
-        torch::save(&model, &path).unwrap();
+        torch::save(&model, &path, Default::default()).unwrap();
         let other = Model::new(&be, config, 2).unwrap();
         torch::load(&other, &path).unwrap();
         assert_eq!(values(&other), values(&model));

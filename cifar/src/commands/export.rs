@@ -4,7 +4,6 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::ValueEnum;
-use tilegrad_nn::torch;
 
 use crate::device::Compute;
 use crate::train::run_dir;
@@ -36,7 +35,7 @@ pub fn run(args: Args) -> Result<()> {
     let path = run_dir::checkpoint_in(&args.checkpoint)?;
     let loaded = model::open(&path, &compute.backend)?;
     match args.format {
-        Format::Torch => torch::save(&loaded.model, &args.out)?,
+        Format::Torch => model::save_torch(&args.out, &loaded)?,
     }
     outln!("{}: {} as a PyTorch state dict", args.out.display(), loaded.model.config().kind)?;
     Ok(())

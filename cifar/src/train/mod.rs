@@ -195,8 +195,12 @@ impl Trainer {
         if !resumed {
             let facts = trainer.facts();
             let text = format!("{facts}\n{}", trainer.config.to_toml()?);
-            write_atomically(&trainer.run.config(), text.as_bytes())?;
-            trainer.save()?;
+            let config = trainer.run.config();
+            write_atomically(&config, text.as_bytes())?;
+            trainer.save().inspect_err(|_| {
+                // Without a state there is no run: the directory must be free for the next try.
+                let _ = std::fs::remove_file(&config);
+            })?;
         }
         // Also after a crash between the state and the metrics of an epoch, and before the first.
         trainer.saving(|t| t.run.write_metrics(&t.position.rows))?;

@@ -31,7 +31,7 @@ impl RunDir {
         let root = match path {
             Some(path) => {
                 ensure!(
-                    !path.join("state.safetensors").exists(),
+                    !path.join("state.safetensors").exists() && !path.join("config.toml").exists(),
                     "{} already holds a run: continue it with --resume, or give another --out",
                     path.display()
                 );

@@ -451,10 +451,13 @@ pub fn update_running(
     let (mean, var) = (cpu.read::<f32>(OP, mean, c)?, cpu.read::<f32>(OP, var, c)?);
     let (keep, take) = ((1.0 - momentum) as f32, momentum as f32);
     let unbiased = (rows / (rows - 1.0)) as f32;
-    for (running, &mean) in cpu.update::<f32>(OP, running_mean, c)?.iter_mut().zip(mean) {
+    // Both are checked before either is changed.
+    let running_mean = cpu.update::<f32>(OP, running_mean, c)?;
+    let running_var = cpu.update::<f32>(OP, running_var, c)?;
+    for (running, &mean) in running_mean.iter_mut().zip(mean) {
         *running = keep * *running + take * mean;
     }
-    for (running, &var) in cpu.update::<f32>(OP, running_var, c)?.iter_mut().zip(var) {
+    for (running, &var) in running_var.iter_mut().zip(var) {
         *running = keep * *running + take * (unbiased * var);
     }
     Ok(())

@@ -143,7 +143,7 @@ pub fn permute(cpu: &Cpu, args: &PermuteArgs, x: &Buffer) -> Result<Buffer> {
     let in_y: Vec<usize> = outer.iter().map(|&i| y_strides[i]).collect();
     let (rows, y_stride) = (axes[contiguous].0, y_strides[contiguous]);
     // A task takes one matrix, or some rows of a large one: whole blocks.
-    let rows_of_task = (TASK_ELEMENTS / inner).next_multiple_of(BLOCK).clamp(1, rows);
+    let rows_of_task = (TASK_ELEMENTS / inner).max(1).next_multiple_of(BLOCK).min(rows);
     let parts = rows.div_ceil(rows_of_task);
     build(cpu, x.dtype(), len, |y| {
         let y = SharedMut::new(y);

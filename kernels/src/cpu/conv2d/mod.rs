@@ -7,7 +7,8 @@
 //!
 //! `direct` is exact on integers and the first rung. Winograd F(4x4, 3x3) does a quarter of the
 //! multiplications; its transforms have fractions, so results differ from `direct` by rounding
-//! (measured in `docs/cpu.md`).
+//! (measured in `docs/cpu.md`); and it mixes the pixels of a 6x6 tile, so that a NaN or an infinity
+//! reaches all 16 outputs of the tile, and values above about 1e36 can overflow.
 
 mod direct;
 mod filter_gradient;

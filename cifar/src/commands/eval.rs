@@ -31,6 +31,10 @@ pub struct Args {
     /// Images a batch
     #[arg(long, value_name = "N", default_value_t = 128)]
     batch: usize,
+    /// Classify by the mean over six views of each image: as it is and mirrored, in place and moved
+    /// by a pixel
+    #[arg(long)]
+    tta: bool,
     /// Device: cpu or reference
     #[arg(long, default_value = "cpu")]
     device: String,
@@ -74,7 +78,8 @@ pub fn run(args: Args) -> Result<()> {
     };
     let test = load(Split::Test)?;
     loaded.meta.check_data(&test, &path, &args.data)?;
-    let (loaded, evaluation) = compute.enter(|| measure(&compute, loaded, test, args.batch))?;
+    let (loaded, evaluation) =
+        compute.enter(|| measure(&compute, loaded, test, args.batch, args.tta))?;
     if let Some(path) = &args.confusion {
         plots::confusion(path, &loaded.meta.classes, &evaluation.confusion)?;
     }
@@ -95,10 +100,11 @@ fn measure(
     loaded: Loaded,
     test: Dataset,
     batch: usize,
+    tta: bool,
 ) -> Result<(Loaded, Evaluation)> {
     let options = LoaderOptions::evaluation(batch, loaded.meta.mean, loaded.meta.std, 1);
     let loader = Loader::new(Arc::new(test), options)?;
-    let evaluation = evaluate(&loaded.model, &compute.backend, &loader, || false)?;
+    let evaluation = evaluate(&loaded.model, &compute.backend, &loader, tta, || false)?;
     let evaluation = evaluation.ok_or_else(|| anyhow::anyhow!("the evaluation was stopped"))?;
     Ok((loaded, evaluation))
 }

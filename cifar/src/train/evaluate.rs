@@ -7,6 +7,7 @@ use tilegrad_engine::{Backend, Tensor, no_grad, ops};
 use tilegrad_nn::{Context, Model, Module};
 
 use super::metrics::{Confusion, argmax};
+use super::tta;
 use crate::loader::Loader;
 
 /// What came out.
@@ -26,11 +27,13 @@ impl Evaluation {
     }
 }
 
-/// Classifies all images of `loader`. `None` if `stop` said so between two batches.
+/// Classifies all images of `loader`, by the mean over six views of each if `tta` says so. `None` if
+/// `stop` said so between two batches.
 pub fn evaluate(
     model: &Model,
     backend: &Arc<dyn Backend>,
     loader: &Loader,
+    tta: bool,
     stop: impl Fn() -> bool,
 ) -> Result<Option<Evaluation>> {
     let data = loader.dataset();
@@ -51,7 +54,10 @@ pub fn evaluate(
         let x = Tensor::from_slice(backend, &batch.images, &[n, size, size, 3])?;
         let labels = Tensor::from_slice(backend, &batch.labels, &[n])?;
         let (logits, losses) = no_grad(|| -> Result<_> {
-            let logits = model.forward(&x, &mut Context::eval())?;
+            let logits = match tta {
+                true => tta::logits(model, &x)?,
+                false => model.forward(&x, &mut Context::eval())?,
+            };
             let losses = ops::cross_entropy(&logits, &labels, 0.0)?;
             Ok((logits.to_vec::<f32>()?, losses.to_vec::<f32>()?))
         })?;

@@ -35,6 +35,16 @@ impl Tolerance {
         Tolerance { relative: 4.0, rms: 4.0 * root, absolute: 4.0 * root }
     }
 
+    /// The same for storage of 16 bits, whose unit counts only where something is stored: sums are
+    /// kept in f32, whose roundings are far smaller.
+    pub fn stored(self) -> Tolerance {
+        Tolerance {
+            relative: self.relative.min(4.0),
+            rms: self.rms.min(2.0),
+            absolute: self.absolute.min(4.0),
+        }
+    }
+
     /// `factor` times as much.
     pub fn times(self, factor: f64) -> Tolerance {
         Tolerance {

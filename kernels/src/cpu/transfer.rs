@@ -1,6 +1,7 @@
 //! Elements in and out of the backend's memory, and between element types.
 
 use super::Cpu;
+use super::scalar::Scalar;
 use super::simd::{Kernel, Vector};
 use super::threads::TASK_ELEMENTS;
 use crate::*;
@@ -78,6 +79,13 @@ impl<T: Element + Widening> Kernel for Widen<'_, T> {
     }
 }
 
+impl Widening for half::bf16 {
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        Scalar::widen(self)
+    }
+}
+
 trait Widening: Copy {
     fn widen(self) -> f32;
 }
@@ -104,6 +112,42 @@ fn widen<T: Element + Widening>(cpu: &Cpu, x: &[T]) -> Result<Buffer> {
     Ok(memory.into_buffer::<f32>(x.len()))
 }
 
+/// y = x rounded to bf16.
+struct Narrow<'a> {
+    x: &'a [f32],
+    y: &'a mut [half::bf16],
+}
+
+impl Kernel for Narrow<'_> {
+    type Output = ();
+    const BF16: bool = true;
+
+    #[inline(always)]
+    fn run<V: Vector>(self) {
+        let (x, y) = (self.x, self.y);
+        assert!(x.len() == y.len());
+        for i in (0..x.len()).step_by(V::LANES) {
+            let n = x.len() - i;
+            // SAFETY: at most n elements from i on are read and written.
+            unsafe {
+                let (x, y) = (x.as_ptr().add(i), y.as_mut_ptr().add(i));
+                match n >= V::LANES {
+                    true => half::bf16::store(V::load(x), y),
+                    false => half::bf16::store_partial(V::load_partial(x, n), y, n),
+                }
+            }
+        }
+    }
+}
+
+fn narrow(cpu: &Cpu, x: &[f32]) -> Result<Buffer> {
+    let mut memory = cpu.alloc::<half::bf16>(x.len())?;
+    cpu.threads.chunks(memory.slice_mut(x.len()), TASK_ELEMENTS, |i, y| {
+        cpu.isa.run(Narrow { x: &x[i * TASK_ELEMENTS..][..y.len()], y })
+    });
+    Ok(memory.into_buffer::<half::bf16>(x.len()))
+}
+
 /// Converts elements.
 pub fn cast(cpu: &Cpu, x: &Buffer, dtype: Dtype) -> Result<Buffer> {
     const OP: &str = "cast";
@@ -114,6 +158,10 @@ pub fn cast(cpu: &Cpu, x: &Buffer, dtype: Dtype) -> Result<Buffer> {
             _ if from == dtype => return Ok(x.clone()),
             (Dtype::U8, Dtype::F32) => return widen::<u8>(cpu, bytemuck::cast_slice(x_data)),
             (Dtype::I32, Dtype::F32) => return widen::<i32>(cpu, bytemuck::cast_slice(x_data)),
+            (Dtype::BF16, Dtype::F32) => {
+                return widen::<half::bf16>(cpu, bytemuck::cast_slice(x_data));
+            }
+            (Dtype::F32, Dtype::BF16) => return narrow(cpu, bytemuck::cast_slice(x_data)),
             _ => {}
         }
         with_type!(dtype, T => {

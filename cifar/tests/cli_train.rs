@@ -140,7 +140,7 @@ fn impossible_runs_are_refused_before_anything_is_made() {
         (&["--optimizer", "adam"], "adam"),
         (&["--device", "cuda"], "device cuda is not available"),
         (&["--device", "tpu"], "unknown device 'tpu'"),
-        (&["--precision", "bf16"], "--precision must be f32"),
+        (&["--precision", "f64"], "--precision must be f32 or bf16"),
         (&["--data", "nowhere"], "nowhere"),
         (&["--data", "empty"], "empty"),
         (&["--config", "missing.toml"], "cannot read the configuration missing.toml"),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::Result;
-use tilegrad_engine::{Backend, Tensor, no_grad, ops};
+use tilegrad_engine::{Backend, Dtype, Tensor, no_grad, ops};
 use tilegrad_nn::{Context, Model, Module};
 
 use super::metrics::{Confusion, argmax};
@@ -26,11 +26,12 @@ impl Evaluation {
     }
 }
 
-/// Classifies all images of `loader`. `None` if `stop` said so between two batches.
+/// Classifies all images of `loader`, with activations of `precision`. `None` if `stop` said so between two batches.
 pub fn evaluate(
     model: &Model,
     backend: &Arc<dyn Backend>,
     loader: &Loader,
+    precision: Dtype,
     stop: impl Fn() -> bool,
 ) -> Result<Option<Evaluation>> {
     let data = loader.dataset();
@@ -51,7 +52,7 @@ pub fn evaluate(
         let x = Tensor::from_slice(backend, &batch.images, &[n, size, size, 3])?;
         let labels = Tensor::from_slice(backend, &batch.labels, &[n])?;
         let (logits, losses) = no_grad(|| -> Result<_> {
-            let logits = model.forward(&x, &mut Context::eval())?;
+            let logits = model.forward(&x, &mut Context::eval().with_precision(precision))?;
             let losses = ops::cross_entropy(&logits, &labels, 0.0)?;
             Ok((logits.to_vec::<f32>()?, losses.to_vec::<f32>()?))
         })?;

@@ -19,13 +19,14 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail, ensure};
+use tilegrad_engine::Dtype;
 use tilegrad_nn::Model;
 
 use crate::augment::{Augmentation, Mixing};
 use crate::cli::describe;
 use crate::config::{Config, Normalisation};
 use crate::data::{self, Dataset, Split};
-use crate::device::Compute;
+use crate::device::{self, Compute};
 use crate::loader::{Loader, LoaderOptions};
 use crate::model::{self, Meta};
 use crate::plots;
@@ -133,6 +134,8 @@ struct Trainer {
     update: Update,
     meta: Meta,
     position: Position,
+    /// Of activations.
+    precision: Dtype,
     /// Images of the last batch.
     batch_size: usize,
     /// Steps that the last save holds.
@@ -149,6 +152,7 @@ impl Trainer {
         limits: Limits,
         stop: Stop,
     ) -> Result<Trainer> {
+        let precision = device::precision("precision", &config.precision)?;
         let (train, test) = load_data(&config)?;
         let fingerprint = format!("{}-{}", train.fingerprint(), test.fingerprint());
         let (mean, std) = normalisation(&config, &train);
@@ -188,6 +192,7 @@ impl Trainer {
             batch_size: 0,
             saved_step: position.step,
             position,
+            precision,
             run,
             progress,
         };
@@ -302,9 +307,10 @@ impl Trainer {
         drop(batches);
         self.progress.evaluating();
         let stop = self.stop.clone();
-        let evaluation = evaluate(&self.model, &self.compute.backend, &self.test, || {
-            stop.exit_code().is_some()
-        })?;
+        let evaluation =
+            evaluate(&self.model, &self.compute.backend, &self.test, self.precision, || {
+                stop.exit_code().is_some()
+            })?;
         let Some(evaluation) = evaluation else {
             // Asked to stop while testing: a resumed run begins with this epoch's test.
             return self.must_stop();

@@ -5,8 +5,8 @@ use half::bf16;
 
 use super::widened::{f16, half};
 use super::{
-    Cpu, batch_norm, conv2d, cross_entropy, dropout, elementwise, matmul, movement, optimizer,
-    pool2d, reduce, softmax, transfer,
+    Cpu, batch_norm, conv2d, cross_entropy, dropout, elementwise, matmul, memory, movement,
+    optimizer, pool2d, reduce, softmax,
 };
 use crate::*;
 
@@ -30,19 +30,19 @@ impl Backend for Cpu {
     }
 
     fn upload(&self, dtype: Dtype, bytes: &[u8]) -> Result<Buffer> {
-        transfer::upload(self, dtype, bytes)
+        memory::upload(self, dtype, bytes)
     }
 
     fn download(&self, x: &Buffer) -> Result<Vec<u8>> {
-        transfer::download(x)
+        memory::download(x)
     }
 
     fn fill(&self, dtype: Dtype, len: usize, value: f64) -> Result<Buffer> {
-        transfer::fill(self, dtype, len, value)
+        memory::fill(self, dtype, len, value)
     }
 
     fn cast(&self, x: &Buffer, dtype: Dtype) -> Result<Buffer> {
-        transfer::cast(self, x, dtype)
+        memory::cast(self, x, dtype)
     }
 
     fn synchronize(&self) -> Result<()> {

@@ -13,6 +13,7 @@ mod dropout;
 mod elementwise;
 mod gemm;
 mod matmul;
+mod memory;
 mod movement;
 mod optimizer;
 mod pool2d;
@@ -22,7 +23,7 @@ pub mod simd;
 mod softmax;
 mod threads;
 mod tiles;
-mod transfer;
+
 mod widened;
 
 use std::sync::Arc;

@@ -112,7 +112,7 @@ fn widen<T: Element + Widening>(cpu: &Cpu, x: &[T]) -> Result<Buffer> {
     Ok(memory.into_buffer::<f32>(x.len()))
 }
 
-/// y = x rounded to bf16.
+/// y = x rounded to bf16. The bf16 instructions would flush denormals to zero.
 struct Narrow<'a> {
     x: &'a [f32],
     y: &'a mut [half::bf16],
@@ -120,22 +120,10 @@ struct Narrow<'a> {
 
 impl Kernel for Narrow<'_> {
     type Output = ();
-    const BF16: bool = true;
-
     #[inline(always)]
     fn run<V: Vector>(self) {
-        let (x, y) = (self.x, self.y);
-        assert!(x.len() == y.len());
-        for i in (0..x.len()).step_by(V::LANES) {
-            let n = x.len() - i;
-            // SAFETY: at most n elements from i on are read and written.
-            unsafe {
-                let (x, y) = (x.as_ptr().add(i), y.as_mut_ptr().add(i));
-                match n >= V::LANES {
-                    true => half::bf16::store(V::load(x), y),
-                    false => half::bf16::store_partial(V::load_partial(x, n), y, n),
-                }
-            }
+        for (y, &x) in self.y.iter_mut().zip(self.x) {
+            *y = Scalar::narrow(x);
         }
     }
 }

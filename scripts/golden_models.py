@@ -2,7 +2,7 @@
 """Golden cases: what PyTorch computes for each model, for `tests/golden_models.rs`.
 
     pip install torch safetensors
-    python scripts/golden_models.py            # writes tests/golden/*.safetensors
+    python scripts/golden_models.py            # writes tests/golden/*.safetensors; MODEL.. writes only theirs
 
 Weights, images and labels come from an integer formula that the Rust side repeats (`tests/cases/formula.rs`), so that
 the files hold results only, all computed in float64:
@@ -10,7 +10,7 @@ the files hold results only, all computed in float64:
   MODEL.safetensors  logits.eval   with the given running statistics
                      logits, loss  training mode (batch statistics, no dropout), label smoothing 0.1
                      grad.NAME     fingerprint of the gradient of each parameter; of simple-cnn-gap all of it
-                     state.NAME    fingerprint of the running statistics afterwards
+                     state.NAME    fingerprint of the running statistics afterwards, and of frozen weights
   steps.safetensors  losses of 20 SGD steps of ResNet-20, in float64 and in float32
   torch_simple_cnn_gap.safetensors  a float32 state dict as PyTorch saves it, an input and its logits
 
@@ -18,6 +18,7 @@ A fingerprint of v (row-major in PyTorch's layout) is [|v|, sum v, <v, h>, v_0 .
 called "fingerprint" and missing elements are 0.
 """
 import pathlib
+import sys
 import numpy as np
 import torch
 import torch.nn as nn
@@ -146,6 +147,32 @@ class ResNet(nn.Module):
         return self.head(self.body(x).mean((2, 3)))
 
 
+class Airbench94(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.whiten = nn.Conv2d(3, 24, 2)
+        self.whiten.weight.requires_grad = False
+        self.layers = nn.Sequential(
+            nn.GELU(), self.group(24, 64), self.group(64, 256), self.group(256, 256), nn.MaxPool2d(3))
+        self.head = nn.Linear(256, 10, bias=False)
+
+    @staticmethod
+    def group(c_in, c_out):
+        group = nn.Sequential()
+        for i, c in [(1, c_in), (2, c_out)]:
+            group.add_module(f"conv{i}", nn.Conv2d(c, c_out, 3, padding=1, bias=False))
+            if i == 1:
+                group.add_module("pool", nn.MaxPool2d(2))
+            norm = nn.BatchNorm2d(c_out, eps=1e-12, momentum=0.4)
+            norm.weight.requires_grad = False
+            group.add_module(f"norm{i}", norm)
+            group.add_module(f"activ{i}", nn.GELU())
+        return group
+
+    def forward(self, x):
+        return self.head(self.layers(self.whiten(x)).flatten(1)) / 256
+
+
 MODELS = {  # name: constructor, batch
     "simple-cnn": (SimpleCNN, 8),
     "simple-cnn-bn": (SimpleCNNBN, 8),
@@ -153,6 +180,7 @@ MODELS = {  # name: constructor, batch
     "resnet20": (lambda: ResNet([16, 32, 64], 3), 4),
     "resnet-guide": (lambda: ResNet([32, 64, 128], 3), 4),
     "resnet18": (lambda: ResNet([64, 128, 256, 512], 2), 2),
+    "airbench94": (Airbench94, 4),
 }
 
 
@@ -177,6 +205,9 @@ def golden(name):
     loss.backward()
     results["logits"], results["loss"] = logits.detach(), loss.detach().reshape(1)
     for parameter, value in model.named_parameters():
+        if not value.requires_grad:
+            results[f"state.{parameter}"] = fingerprint(value)
+            continue
         results[f"grad.{parameter}"] = fingerprint(value.grad)
         if name == "simple-cnn-gap":
             results[f"full.{parameter}"] = value.grad.float().contiguous()
@@ -205,8 +236,10 @@ def losses(dtype, steps=20, batch=16):
 def main():
     OUT.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(2)
-    for name in MODELS:
+    for name in sys.argv[1:] or MODELS:
         golden(name)
+    if sys.argv[1:]:
+        return
     exact, single = losses(torch.float64), losses(torch.float32)
     print("20 steps, largest relative difference of float32:", ((single - exact) / exact).abs().max().item())
     save_file({"losses.f64": exact, "losses.f32": single}, OUT / "steps.safetensors", {"torch": torch.__version__})

@@ -83,6 +83,33 @@ class ResNet(nn.Module):
         return self.head(self.body(x).mean((2, 3)))
 
 
+class Airbench94(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.whiten = nn.Conv2d(3, 24, 2)
+        self.whiten.weight.requires_grad = False
+        self.layers = nn.Sequential(
+            nn.GELU(), self.group(24, 64), self.group(64, 256), self.group(256, 256), nn.MaxPool2d(3)
+        )
+        self.head = nn.Linear(256, 10, bias=False)
+
+    @staticmethod
+    def group(c_in, c_out):
+        group = nn.Sequential()
+        for i, c in [(1, c_in), (2, c_out)]:
+            group.add_module(f"conv{i}", nn.Conv2d(c, c_out, 3, padding=1, bias=False))
+            if i == 1:
+                group.add_module("pool", nn.MaxPool2d(2))
+            norm = nn.BatchNorm2d(c_out)
+            norm.weight.requires_grad = False
+            group.add_module(f"norm{i}", norm)
+            group.add_module(f"activ{i}", nn.GELU())
+        return group
+
+    def forward(self, x):
+        return self.head(self.layers(self.whiten(x)).flatten(1)) / 256
+
+
 MODELS = {
     "simple-cnn": lambda: SimpleCnn(False),
     "simple-cnn-bn": lambda: SimpleCnn(True),
@@ -90,6 +117,7 @@ MODELS = {
     "resnet20": lambda: ResNet([16, 32, 64], 3),
     "resnet-guide": lambda: ResNet([32, 64, 128], 3),
     "resnet18": lambda: ResNet([64, 128, 256, 512], 2),
+    "airbench94": Airbench94,
 }
 
 
@@ -118,7 +146,7 @@ def main():
             json.dumps(
                 {
                     "model": name,
-                    "parameters": sum(p.numel() for p in model.parameters()),
+                    "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
                     "multiply_adds": multiply_adds(model),
                     "state_dict": {n: list(t.shape) for n, t in model.state_dict().items()},
                 }

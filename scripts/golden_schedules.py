@@ -107,6 +107,11 @@ def warmup(lr, start, iters, steps):
     }
 
 
+def decay(lr, end, iters, steps):
+    values = run(lr, steps, lambda o: LinearLR(o, 1.0, end / lr, iters))
+    return {"kind": "decay", "lr": lr, "eta_min": end, "steps": iters, "values": sample(values, [iters])}
+
+
 def warmup_cosine(lr, start, iters, total, eta_min):
     values = run(
         lr,
@@ -170,6 +175,9 @@ def main():
         one_cycle(0.01, 37, 0.4, 25.0, 1e4, False),
         warmup(0.1, 0.1, 5, 20),
         warmup(0.4, 1 / 3, 391 * 5, 3000),
+        decay(0.24, 0.0, 200, 200),
+        decay(106.0, 0.0, 75, 200),
+        decay(0.1, 0.02, 50, 60),
         warmup_cosine(0.1, 0.01, 391, 3910, 1e-6),
         warmup_cosine(0.2, 0.1, 5, 60, 0.0),
         warmup_steps_cosine(0.1, 1000),

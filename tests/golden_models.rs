@@ -256,6 +256,11 @@ fn resnet18() {
     check_everywhere(ModelKind::Resnet18, 2, F32_DEEP);
 }
 
+#[test]
+fn airbench94() {
+    check_everywhere(ModelKind::Airbench94, 4, F32);
+}
+
 /// Momentum, weight decay, running statistics, labels: a mistake in any of them shows within 20
 /// steps.
 #[test]

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use tilegrad_kernels::philox::{Purpose, Stream, unit_f32};
 
 /// What lies beyond the edge of an image that is padded before it is cropped.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Padding {
     /// Black, as torchvision's RandomCrop pads.
@@ -25,6 +25,9 @@ pub enum Padding {
 pub struct Augmentation {
     /// Mirror left and right, with probability 1/2.
     pub flip: bool,
+    /// Toss the coin of `flip` once a sample and turn it over each epoch, so that two epochs show
+    /// both sides of every image (Jordan 2024, arXiv 2404.00498, §3.6).
+    pub alternating_flip: bool,
     /// Shift by up to this many pixels along each axis: padding on all sides, then a random crop
     /// of the old size.
     pub crop_padding: usize,
@@ -102,6 +105,7 @@ impl Augmentation {
     /// No change but normalisation.
     pub const NONE: Augmentation = Augmentation {
         flip: false,
+        alternating_flip: false,
         crop_padding: 0,
         padding: Padding::Zero,
         rotation_degrees: 0.0,
@@ -138,14 +142,20 @@ impl Augmentation {
 
     /// Draws for one sample: always the same words, whatever is switched on, so that switching one
     /// change on or off leaves the others as they were.
-    fn choose(&self, size: usize, stream: Stream) -> Choice {
+    fn choose(&self, size: usize, address: SampleAddress) -> Choice {
+        let stream = address.stream(address.epoch);
         let [flip, row, column, angle] = stream.block(0);
         let [hole_row, hole_column, ..] = stream.block(1);
         let below = |word: u32, bound: usize| ((word as u64 * bound as u64) >> 32) as usize;
         let pad = self.crop_padding;
         let offset = |word| below(word, 2 * pad + 1) as isize - pad as isize;
+        let heads = |word: u32| word >> 31 == 1;
+        let flip = match self.alternating_flip {
+            true => heads(address.stream(0).block(0)[0]) != (address.epoch % 2 == 1),
+            false => heads(flip),
+        };
         Choice {
-            flip: self.flip && flip >> 31 == 1,
+            flip: self.flip && flip,
             offset: [offset(row), offset(column)],
             angle: (2.0 * unit_f32(angle) - 1.0) * self.rotation_degrees * (PI / 180.0),
             hole: [below(hole_row, size), below(hole_column, size)],
@@ -174,8 +184,7 @@ impl Augmentation {
         if *self == Augmentation::NONE {
             return normalisation.apply(image, out);
         }
-        let SampleAddress { seed, epoch, sample } = address;
-        let choice = self.choose(size, Stream::new(seed, Purpose::Augment, epoch, sample));
+        let choice = self.choose(size, address);
         if self.rotation_degrees > 0.0 {
             self.rotate(image, size, &choice, normalisation, scratch, out);
         } else {
@@ -462,4 +471,11 @@ pub struct SampleAddress {
     pub epoch: u32,
     /// Index of the sample in the data set.
     pub sample: u32,
+}
+
+impl SampleAddress {
+    /// The words of this sample in `epoch`.
+    fn stream(self, epoch: u32) -> Stream {
+        Stream::new(self.seed, Purpose::Augment, epoch, self.sample)
+    }
 }

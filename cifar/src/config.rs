@@ -11,6 +11,8 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::augment::Padding;
+
 /// Which optimizer updates the parameters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -21,6 +23,8 @@ pub enum OptimizerKind {
     #[value(name = "adamw")]
     #[serde(rename = "adamw")]
     AdamW,
+    /// Muon (Jordan et al. 2024) on convolution filters; SGD, with the same `nesterov`, on all else.
+    Muon,
 }
 
 /// How the learning rate moves during a run. `lr` is its highest value.
@@ -38,6 +42,8 @@ pub enum ScheduleKind {
     Step,
     /// Linear over `warmup`, then half a cosine to `min-lr`.
     WarmupCosine,
+    /// In a straight line from `lr` to `min-lr`.
+    Linear,
     /// Always `lr`.
     Constant,
 }
@@ -102,7 +108,7 @@ settings! {
     /// Test images of the embedded set
     #[arg(long, value_name = "N")]
     synthetic_test: usize = 2_000;
-    /// simple-cnn, simple-cnn-bn, simple-cnn-gap, resnet20, resnet-guide or resnet18
+    /// simple-cnn, simple-cnn-bn, simple-cnn-gap, resnet20, resnet-guide, resnet18 or airbench94
     #[arg(long)]
     model: String = "simple-cnn-bn".to_string();
     /// Passes over the training images
@@ -114,7 +120,7 @@ settings! {
     /// Batches whose gradients are added up before the optimizer steps
     #[arg(long, value_name = "N")]
     accumulate: usize = 1;
-    /// Learning rate, at its highest
+    /// Learning rate, at its highest; with muon that of convolution filters
     #[arg(long, allow_negative_numbers = true)]
     lr: f64 = 0.05;
     /// Seed of all randomness: weights, order, augmentation, dropout
@@ -129,20 +135,37 @@ settings! {
     /// Optimizer
     #[arg(long, value_name = "NAME")]
     optimizer: OptimizerKind = OptimizerKind::Sgd;
-    /// Momentum of SGD
+    /// Momentum of SGD, or of muon
     #[arg(long, value_name = "M", allow_negative_numbers = true)]
     momentum: f64 = 0.9;
     /// Nesterov's form of momentum
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
           default_missing_value = "true")]
     nesterov: bool = true;
-    /// Weight decay
+    /// Weight decay. With muon, where filters need none: the share of a parameter that a step at the
+    /// highest learning rate takes off, whatever that rate is
     #[arg(long, value_name = "W", allow_negative_numbers = true)]
     weight_decay: f64 = 5e-4;
     /// Decay biases and batch-norm parameters too, as PyTorch does unless told otherwise
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
           default_missing_value = "true")]
     decay_all: bool = true;
+    /// With muon: highest learning rate of linear weights
+    #[arg(long, value_name = "LR", allow_negative_numbers = true)]
+    head_lr: f64 = 0.05;
+    /// With muon: highest learning rate of biases and batch-norm parameters
+    #[arg(long, value_name = "LR", allow_negative_numbers = true)]
+    bias_lr: f64 = 0.05;
+    /// With muon: momentum of the parameters that SGD updates
+    #[arg(long, value_name = "M", allow_negative_numbers = true)]
+    sgd_momentum: f64 = 0.9;
+    /// With muon: Newton-Schulz iterations a step
+    #[arg(long, value_name = "N")]
+    newton_schulz: usize = 5;
+    /// With muon: epochs in which the bias of a whitening layer is trained, at a learning rate that
+    /// falls to 0 in a straight line; after them it is frozen
+    #[arg(long, value_name = "N")]
+    whiten_bias_epochs: u32 = 3;
     /// Learning-rate schedule
     #[arg(long, value_name = "NAME")]
     schedule: ScheduleKind = ScheduleKind::OneCycle;
@@ -155,7 +178,7 @@ settings! {
     /// Factor of each drop of the step schedule
     #[arg(long, value_name = "G", allow_negative_numbers = true)]
     gamma: f64 = 0.1;
-    /// Lowest learning rate of the cosine schedules
+    /// Lowest learning rate of the cosine and linear schedules
     #[arg(long, value_name = "LR", allow_negative_numbers = true)]
     min_lr: f64 = 0.0;
     /// Let onecycle move the momentum between 0.85 and 0.95, against the learning rate
@@ -169,9 +192,16 @@ settings! {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
           default_missing_value = "true")]
     flip: bool = true;
+    /// Toss the coin of --flip once an image, and turn it over each epoch
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
+          default_missing_value = "true")]
+    alternating_flip: bool = false;
     /// Pad training images by so many pixels, and cut a random window out again; 0: off
     #[arg(long, value_name = "PIXELS")]
     crop: usize = 4;
+    /// What the padding of --crop is
+    #[arg(long, value_name = "NAME")]
+    padding: Padding = Padding::Zero;
     /// Turn training images by up to so many degrees; 0: off
     #[arg(long, value_name = "DEGREES", allow_negative_numbers = true)]
     rotation: f64 = 0.0;
@@ -187,6 +217,11 @@ settings! {
     /// Scale gradients down to this norm where theirs is larger; 0: off
     #[arg(long, value_name = "NORM", allow_negative_numbers = true)]
     clip_norm: f64 = 0.0;
+    /// At the end of the run also measure the accuracy of the mean over six views of each test
+    /// image: as it is and mirrored, in place and moved by a pixel
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
+          default_missing_value = "true")]
+    tta: bool = false;
     /// Stop after so many epochs without a better test accuracy; 0: never
     #[arg(long, value_name = "EPOCHS")]
     patience: u32 = 0;
@@ -281,6 +316,8 @@ impl Config {
         finite("lr", self.lr, self.lr >= 0.0, "a number of at least 0")?;
         finite("min-lr", self.min_lr, (0.0..=self.lr).contains(&self.min_lr), "0 to --lr")?;
         finite("momentum", self.momentum, (0.0..1.0).contains(&self.momentum), "0 to below 1")?;
+        let sgd_momentum = self.sgd_momentum;
+        finite("sgd-momentum", sgd_momentum, (0.0..1.0).contains(&sgd_momentum), "0 to below 1")?;
         finite("weight-decay", self.weight_decay, self.weight_decay >= 0.0, "at least 0")?;
         finite("warmup", self.warmup, (0.0..1.0).contains(&self.warmup), "0 to below 1")?;
         finite("gamma", self.gamma, self.gamma > 0.0, "above 0")?;
@@ -292,10 +329,25 @@ impl Config {
         finite("clip-norm", self.clip_norm, self.clip_norm >= 0.0, "at least 0")?;
         ensure!(self.crop <= 64, "--crop must be at most 64 pixels, got {}", self.crop);
         ensure!(
-            !self.nesterov || self.momentum > 0.0 || self.optimizer != OptimizerKind::Sgd,
+            (1..=100).contains(&self.newton_schulz),
+            "--newton-schulz must be 1 to 100 iterations, got {}",
+            self.newton_schulz
+        );
+        let muon = self.optimizer == OptimizerKind::Muon;
+        for (flag, lr) in [("lr", self.lr), ("head-lr", self.head_lr), ("bias-lr", self.bias_lr)] {
+            finite(flag, lr, lr >= 0.0, "a number of at least 0")?;
+            finite(flag, lr, lr > 0.0 || !muon, "above 0 with muon")?;
+        }
+        let momenta = self.momentum > 0.0 && (self.sgd_momentum > 0.0 || !muon);
+        ensure!(
+            !self.nesterov || momenta || self.optimizer == OptimizerKind::AdamW,
             "--nesterov needs a momentum above 0; give --nesterov=false"
         );
         crate::device::precision("precision", &self.precision)?;
+        ensure!(
+            self.flip || !self.alternating_flip,
+            "--alternating-flip says when images are mirrored, but --flip=false says never"
+        );
         crate::device::check_name(&self.device)?;
         crate::model::kind(&self.model)?;
         Ok(())
@@ -348,6 +400,14 @@ mod tests {
         assert!(message(|o| o.label_smoothing = Some(1.5)).starts_with("--label-smoothing"));
         assert!(message(|o| o.model = Some("vgg".into())).contains("vgg"));
         assert!(message(|o| o.device = Some("cuda".into())).contains("cuda"));
+        let muon = |o: &mut Overrides| o.optimizer = Some(OptimizerKind::Muon);
+        let error = with(|o| (muon(o), o.bias_lr = Some(0.0)).1).unwrap_err().to_string();
+        assert_eq!(error, "--bias-lr must be above 0 with muon, got 0");
+        assert!(message(|o| o.head_lr = Some(-1.0)).starts_with("--head-lr must be a number of"));
+        assert!(message(|o| o.newton_schulz = Some(0)).contains("1 to 100 iterations, got 0"));
+        let alternating = |o: &mut Overrides| o.alternating_flip = Some(true);
+        let error = with(|o| (alternating(o), o.flip = Some(false)).1).unwrap_err().to_string();
+        assert!(error.contains("--flip=false says never"), "{error}");
         assert!(message(|o| o.precision = Some("f64".into())).contains("f64"));
     }
 

@@ -6,10 +6,11 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
-use tilegrad_engine::Backend;
+use tilegrad_engine::{Backend, Tensor};
 use tilegrad_nn::tensor_file::TensorFile;
-use tilegrad_nn::{Checkpoint, Model, ModelConfig, ModelKind, torch};
+use tilegrad_nn::{Checkpoint, Model, ModelConfig, ModelKind, Module, torch};
 
+use crate::augment::Normalisation;
 use crate::data::Dataset;
 
 /// Metadata entry with [`Meta`].
@@ -101,6 +102,24 @@ pub fn build(name: &str, data: &Dataset, backend: &Arc<dyn Backend>, seed: u64) 
     let config =
         ModelConfig { image_size: data.size, ..ModelConfig::new(kind(name)?, data.classes.len()) };
     Ok(Model::new(backend, config, seed)?)
+}
+
+/// Sets the filters of a model with a whitening layer from the first images of `data`, normalised.
+pub fn whiten(model: &Model, data: &Dataset, mean: [f32; 3], std: [f32; 3]) -> Result<()> {
+    /// As many as airbench94 takes.
+    const IMAGES: usize = 5_000;
+    let parameters = model.parameters();
+    let (true, Some((_, first))) = (model.has_whitening(), parameters.first()) else {
+        return Ok(());
+    };
+    let n = data.len().min(IMAGES);
+    let mut images = vec![0.0; n * data.image_bytes()];
+    let normalisation = Normalisation::new(mean, std);
+    for (i, out) in images.chunks_exact_mut(data.image_bytes()).enumerate() {
+        normalisation.apply(data.image(i), out);
+    }
+    let images = Tensor::from_slice(first.get().backend(), &images, &model.input_shape(n))?;
+    Ok(model.whiten(&images)?)
 }
 
 /// A checkpoint of the model, to add to and to save.

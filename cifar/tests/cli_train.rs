@@ -78,6 +78,46 @@ fn a_resumed_run_ends_with_the_same_bits() {
     }
 }
 
+/// The whole recipe, scaled down: whitening, Muon beside SGD, a bias that is frozen after its first
+/// epoch, alternating flips. Stop before and after the freezing.
+#[test]
+fn a_speedrun_is_the_same_with_any_threads_and_after_any_stop() {
+    let dir = tempdir().unwrap();
+    let train = |out: &str, more: &[&str]| {
+        let mut command = cifar(dir.path(), &["train", "--preset", "speedrun", "--epochs", "2"]);
+        command.args(["--synthetic-train", "60", "--synthetic-test", "20", "--batch", "20"]);
+        command.args(["--whiten-bias-epochs", "1", "--out", out]).args(more);
+        ok(command)
+    };
+    let text = train("whole", &["--threads", "1"]);
+    assert!(text.contains("last   epoch 2: test accuracy"), "{text}");
+    train("two", &["--threads", "2", "--workers", "2"]);
+    let stopped = train("parts", &["--max-steps", "2"]);
+    assert!(!stopped.contains("last   epoch"), "{stopped}");
+    ok(cifar(dir.path(), &["train", "--resume", "parts", "--max-steps", "4"]));
+    let resumed = ok(cifar(dir.path(), &["train", "--resume", "parts"]));
+    let line = |text: &str| text.lines().find(|l| l.starts_with("last ")).unwrap().to_string();
+    assert_eq!(line(&text), line(&resumed));
+    let run = |name: &str| last(&dir.path().join(name));
+    assert!(run("whole") == run("two") && run("whole") == run("parts"));
+
+    // The record has both accuracies, and `eval` finds them again.
+    let jsonl = fs::read_to_string(dir.path().join("parts/metrics.jsonl")).unwrap();
+    let rows: Vec<serde_json::Value> =
+        jsonl.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    assert!(rows[0].get("tta_accuracy").is_none());
+    let weights = ["eval", "whole/weights/last.safetensors", "--synthetic-test", "20", "--json"];
+    for (flags, key) in [(&[][..], "test_accuracy"), (&["--tta"][..], "tta_accuracy")] {
+        let text = ok(cifar(dir.path(), &[&weights[..], flags].concat()));
+        let found: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(found["accuracy"], rows[1][key], "{key}: {text} {jsonl}");
+    }
+    // A run that is done stays as it is.
+    let again = ok(cifar(dir.path(), &["train", "--resume", "whole"]));
+    assert_eq!(line(&again), line(&text));
+    assert!(run("whole") == run("parts"));
+}
+
 #[test]
 fn a_finished_run_resumed_stays_as_it_is() {
     let dir = tempdir().unwrap();
@@ -138,6 +178,12 @@ fn impossible_runs_are_refused_before_anything_is_made() {
         (&["--model", "vgg16"], "unknown model 'vgg16': expected simple-cnn"),
         (&["--preset", "best"], "unknown preset 'best': expected one of quick"),
         (&["--optimizer", "adam"], "adam"),
+        (&["--optimizer", "muon", "--head-lr", "0"], "--head-lr must be above 0 with muon, got 0"),
+        (&["--newton-schulz", "0"], "--newton-schulz must be 1 to 100 iterations, got 0"),
+        (&["--sgd-momentum", "1"], "--sgd-momentum must be 0 to below 1, got 1"),
+        (&["--alternating-flip", "--flip=false"], "but --flip=false says never"),
+        (&["--padding", "mirror"], "invalid value 'mirror' for '--padding"),
+        (&["--preset", "speedrun", "--crop", "30"], "crop_padding is 30"),
         (&["--device", "cuda"], "device cuda is not available"),
         (&["--device", "tpu"], "unknown device 'tpu'"),
         (&["--precision", "f64"], "--precision must be f32 or bf16"),

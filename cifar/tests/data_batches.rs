@@ -14,6 +14,7 @@ const STD: [f32; 3] = [0.25, 0.24, 0.26];
 
 const EVERYTHING: Augmentation = Augmentation {
     flip: true,
+    alternating_flip: false,
     crop_padding: 4,
     padding: Padding::Zero,
     rotation_degrees: 15.0,
@@ -203,6 +204,33 @@ fn flip_and_crop_are_exact_and_use_every_choice() {
         // 1,000 draws over 50 choices: 20 each, with a deviation of 4.4.
         assert!(counts.iter().all(|n| (3..=40).contains(n)), "{padding:?}: {counts:?}");
     }
+}
+
+#[test]
+fn an_alternating_flip_shows_the_other_side_each_epoch() {
+    let (size, samples) = (9, 200);
+    let image: Vec<u8> = (0..size * size * 3).map(|i| 1 + i as u8).collect();
+    let random = Augmentation { flip: true, ..Augmentation::NONE };
+    let alternating = Augmentation { alternating_flip: true, ..random };
+    let normalisation = Normalisation::new([0.0; 3], [1.0; 3]);
+    let mut out = vec![0.0; image.len()];
+    let mut mirrored = |augmentation: &Augmentation, epoch, sample| {
+        let address = SampleAddress { seed: 11, epoch, sample };
+        let scratch = &mut Scratch::default();
+        augmentation.apply(&image, size, address, &normalisation, scratch, &mut out);
+        // The first pixel is the darkest of its row.
+        out[0] > out[3]
+    };
+    let mut count = 0;
+    for sample in 0..samples {
+        let first = mirrored(&alternating, 0, sample);
+        assert_eq!(first, mirrored(&random, 0, sample));
+        count += u32::from(first);
+        for epoch in 1..5 {
+            assert_eq!(mirrored(&alternating, epoch, sample), first != (epoch % 2 == 1));
+        }
+    }
+    assert!((70..=130).contains(&count), "{count} of {samples}");
 }
 
 #[test]

@@ -42,6 +42,17 @@ impl BatchNorm2d {
         })
     }
 
+    /// Keeps the weight at 1, untrained: a scale changes nothing that the layers behind it cannot
+    /// undo.
+    pub fn without_scale(self) -> Self {
+        BatchNorm2d { weight: Parameter::new(Role::State, self.weight.get()), ..self }
+    }
+
+    /// Other constants: how far the running statistics move each step, and ε.
+    pub fn with_constants(self, momentum: f64, epsilon: f64) -> Self {
+        BatchNorm2d { momentum, epsilon, ..self }
+    }
+
     /// Applies `activation` inside the kernel.
     pub fn with_activation(mut self, activation: Activation) -> Self {
         self.activation = activation;
@@ -93,7 +104,7 @@ impl BatchNorm2d {
             name: name.to_string(),
             kind: format!("BatchNorm2d({}){extra}", self.channels),
             out_shape: x.to_vec(),
-            parameters: 2 * self.channels,
+            parameters: self.channels * if self.weight.role() == Role::State { 1 } else { 2 },
             multiply_adds: 0,
         }
     }

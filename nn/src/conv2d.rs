@@ -25,6 +25,8 @@ pub struct Conv2dConfig {
     pub activation: Activation,
     /// How the filter starts; the bias starts as PyTorch's, U(-1/√fan_in, 1/√fan_in).
     pub init: Init,
+    /// Whether the filter stays as it is; the bias is trained.
+    pub frozen: bool,
 }
 
 impl Conv2dConfig {
@@ -38,6 +40,7 @@ impl Conv2dConfig {
             bias: true,
             activation: Activation::Identity,
             init: Init::TorchDefault,
+            frozen: false,
         }
     }
 
@@ -70,6 +73,12 @@ impl Conv2dConfig {
         self.init = init;
         self
     }
+
+    /// A filter that is not trained.
+    pub fn frozen(mut self) -> Self {
+        self.frozen = true;
+        self
+    }
 }
 
 /// y = activation(x * filter + bias): x `[N, H, W, c_in]`, filter `[c_out, kh, kw, c_in / groups]`,
@@ -93,7 +102,8 @@ impl Conv2d {
             }
             false => None,
         };
-        Ok(Conv2d { weight: Parameter::new(Role::Weight, weight), bias, config })
+        let role = if config.frozen { Role::State } else { Role::Weight };
+        Ok(Conv2d { weight: Parameter::new(role, weight), bias, config })
     }
 }
 
@@ -126,8 +136,9 @@ impl Module for Conv2d {
     }
 
     fn describe(&self, name: &str, x: &[usize], rows: &mut Vec<LayerRow>) -> Result<Vec<usize>> {
-        let Conv2dConfig { c_in, c_out, kernel: [kh, kw], options, bias, activation, .. } =
-            self.config;
+        let Conv2dConfig {
+            c_in, c_out, kernel: [kh, kw], options, bias, activation, frozen, ..
+        } = self.config;
         let args = Conv2dArgs::new(x, &filter_shape(&self.config), options)?;
         let mut kind = format!("Conv2d({c_in}, {c_out}, {kh}x{kw}");
         if options.stride != [1, 1] {
@@ -143,6 +154,9 @@ impl Module for Conv2d {
             kind += &format!(", groups {}", options.groups);
         }
         kind.push(')');
+        if frozen {
+            kind += ", frozen";
+        }
         if activation == Activation::Relu {
             kind += " + ReLU";
         }
@@ -150,7 +164,8 @@ impl Module for Conv2d {
             name: name.to_string(),
             kind,
             out_shape: args.y_shape().to_vec(),
-            parameters: args.filter_elements() + if bias { c_out } else { 0 },
+            parameters: if frozen { 0 } else { args.filter_elements() }
+                + if bias { c_out } else { 0 },
             multiply_adds: args.flops() / 2,
         });
         Ok(args.y_shape().to_vec())

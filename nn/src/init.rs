@@ -10,7 +10,7 @@
 
 use std::sync::Arc;
 
-use tilegrad_engine::{Backend, Dtype, Result, Tensor};
+use tilegrad_engine::{Backend, Dtype, Error, Result, Tensor};
 use tilegrad_kernels::elements;
 use tilegrad_kernels::philox::{Purpose, Stream};
 
@@ -89,6 +89,8 @@ pub enum Init {
     XavierUniform(f64),
     /// [`xavier_normal`] with this gain.
     XavierNormal(f64),
+    /// [`partial_identity`]; a filter of one group only.
+    PartialIdentity,
 }
 
 impl Init {
@@ -107,6 +109,7 @@ impl Init {
             Init::KaimingNormal(fan, gain) => kaiming_normal(backend, shape, fan, gain, rng),
             Init::XavierUniform(gain) => xavier_uniform(backend, shape, gain, rng),
             Init::XavierNormal(gain) => xavier_normal(backend, shape, gain, rng),
+            Init::PartialIdentity => partial_identity(backend, shape, rng),
         }
     }
 }
@@ -201,6 +204,32 @@ pub fn xavier_normal(
     normal(backend, shape, 0.0, xavier_std(shape, gain), rng)
 }
 
+/// Filters `[c_out, kh, kw, c_in]` of which the first min(c_out, c_in) pass their own channel on: 1
+/// at the centre tap of channel i in filter i, 0 elsewhere. The others start as
+/// [`Init::TorchDefault`] (Jordan 2024, arXiv 2404.00498, §3.3, after Zagoruyko and Komodakis'
+/// DiracNets).
+pub fn partial_identity(
+    backend: &Arc<dyn Backend>,
+    shape: &[usize],
+    rng: &mut Rng,
+) -> Result<Tensor> {
+    let &[c_out, kh, kw, c_in] = shape else {
+        let detail = format!("filters must be [c_out, kh, kw, c_in], got {shape:?}");
+        return Err(Error::shape("partial_identity", detail));
+    };
+    let bound = 1.0 / (fans(shape).0.max(1) as f64).sqrt();
+    let (identities, centre) = (c_out.min(c_in), (kh / 2) * kw + kw / 2);
+    draw(backend, shape, rng, |stream, i| {
+        let (filter, tap, channel) =
+            (i as usize / (kh * kw * c_in), i as usize / c_in % (kh * kw), i as usize % c_in);
+        match filter < identities {
+            true if tap == centre && channel == filter => 1.0,
+            true => 0.0,
+            false => -bound + 2.0 * bound * stream.uniform(i) as f64,
+        }
+    })
+}
+
 /// Computes every element on the host and copies them to the device.
 fn draw(
     backend: &Arc<dyn Backend>,
@@ -255,6 +284,26 @@ mod tests {
                 assert!(largest <= 1.0 / fan_in.sqrt());
             }
         }
+    }
+
+    #[test]
+    fn identities_pass_their_channel_on_and_further_filters_are_random() {
+        let be = reference();
+        let draw = |shape: &[usize]| {
+            Init::PartialIdentity.draw(&be, shape, &mut Rng::new(1)).unwrap().to_f64_vec().unwrap()
+        };
+        // 3 filters over 2 channels: 9 taps, the centre is tap 4.
+        let w = draw(&[3, 3, 3, 2]);
+        for filter in 0..2 {
+            let one = filter * 18 + 4 * 2 + filter;
+            assert!((filter * 18..(filter + 1) * 18).all(|i| w[i] == f64::from(i == one)));
+        }
+        let bound = 1.0 / 18f64.sqrt();
+        assert!(w[36..].iter().all(|v| v.abs() <= bound && *v != 0.0), "{:?}", &w[36..]);
+        // More channels than filters: every filter is an identity.
+        let w = draw(&[2, 3, 3, 4]);
+        assert_eq!((w[4 * 4], w[36 + 4 * 4 + 1]), (1.0, 1.0));
+        assert_eq!(w.iter().sum::<f64>(), 2.0);
     }
 
     #[test]

@@ -36,12 +36,14 @@ pub mod module;
 pub mod optim;
 mod pooling;
 mod residual;
+mod scale;
 pub mod schedule;
 mod sequential;
 pub mod state;
 pub mod summary;
 pub mod tensor_file;
 pub mod torch;
+pub mod whitening;
 
 pub use activation::{Gelu, LeakyRelu, Relu, Sigmoid, Silu, Tanh};
 pub use atomic_file::write_atomic;
@@ -55,9 +57,13 @@ pub use init::Rng;
 pub use linear::Linear;
 pub use models::{Model, ModelConfig, ModelKind};
 pub use module::{Context, LayerRow, Module, Parameter, Role};
-pub use optim::{AdamW, AdamWConfig, Optimizer, OptimizerState, ParamGroup, Sgd, SgdConfig};
+pub use optim::{
+    AdamW, AdamWConfig, Combined, Muon, MuonConfig, Optimizer, OptimizerState, ParamGroup, Sgd,
+    SgdConfig,
+};
 pub use pooling::{AvgPool2d, GlobalAvgPool2d, MaxPool2d};
 pub use residual::BasicBlock;
+pub use scale::Scale;
 pub use schedule::{Schedule, Setting};
 pub use sequential::Sequential;
 pub use summary::Summary;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tilegrad_engine::{Backend, Result, Tensor, ops};
 
-use crate::init::{self, Rng};
+use crate::init::{self, Init, Rng};
 use crate::module::{Context, LayerRow, Module, Parameter, Role};
 
 /// y = x Wᵀ + b, with x `[.., inputs]`, W `[outputs, inputs]`, b `[outputs]`.
@@ -27,10 +27,34 @@ impl Linear {
     ) -> Result<Self> {
         let bound = 1.0 / (inputs as f64).sqrt();
         let weight = init::uniform(backend, &[outputs, inputs], -bound, bound, rng)?;
+        Self::with_weight(weight, inputs, outputs, bias, rng)
+    }
+
+    /// Weights drawn by `init`, biases as in [`Linear::new`].
+    pub fn with_init(
+        backend: &Arc<dyn Backend>,
+        inputs: usize,
+        outputs: usize,
+        bias: bool,
+        init: Init,
+        rng: &mut Rng,
+    ) -> Result<Self> {
+        let weight = init.draw(backend, &[outputs, inputs], rng)?;
+        Self::with_weight(weight, inputs, outputs, bias, rng)
+    }
+
+    fn with_weight(
+        weight: Tensor,
+        inputs: usize,
+        outputs: usize,
+        bias: bool,
+        rng: &mut Rng,
+    ) -> Result<Self> {
+        let bound = 1.0 / (inputs as f64).sqrt();
         let bias = match bias {
             true => Some(Parameter::new(
                 Role::Bias,
-                init::uniform(backend, &[outputs], -bound, bound, rng)?,
+                init::uniform(weight.backend(), &[outputs], -bound, bound, rng)?,
             )),
             false => None,
         };

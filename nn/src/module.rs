@@ -14,7 +14,7 @@ pub enum Role {
     Bias,
     /// The scale or shift of a normalisation.
     Norm,
-    /// State that is not trained, such as running statistics.
+    /// State that is not trained: running statistics, frozen weights.
     State,
 }
 
@@ -67,6 +67,16 @@ impl Parameter {
     /// Changes the value in place, keeping its identity on the tape.
     pub fn update<R>(&self, f: impl FnOnce(&mut Tensor) -> R) -> R {
         f(&mut self.write())
+    }
+
+    /// Takes the value off the tape until [`Parameter::set`] puts it there again: backward computes
+    /// no gradient for it, nor any that only it would need.
+    pub fn freeze(&self) {
+        self.update(|value| {
+            if value.is_tracked() {
+                *value = value.detach();
+            }
+        });
     }
 
     /// Replaces the value by one of the same shape; gradients of earlier snapshots no longer match.

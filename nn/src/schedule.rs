@@ -28,11 +28,20 @@ impl Setting {
 pub trait Schedule: Send + Sync {
     /// For the update after `step` updates.
     fn at(&self, step: u64) -> Setting;
+
+    /// Whether the learning rate is 0 from `step` on for good. One that cannot tell says no.
+    fn ended(&self, _step: u64) -> bool {
+        false
+    }
 }
 
 impl<S: Schedule + ?Sized> Schedule for Box<S> {
     fn at(&self, step: u64) -> Setting {
         (**self).at(step)
+    }
+
+    fn ended(&self, step: u64) -> bool {
+        (**self).ended(step)
     }
 }
 
@@ -170,6 +179,28 @@ impl Schedule for LinearWarmup {
     fn at(&self, step: u64) -> Setting {
         let progress = if step < self.steps { step as f64 / self.steps as f64 } else { 1.0 };
         Setting::lr(self.lr * (self.start_factor + (1.0 - self.start_factor) * progress))
+    }
+}
+
+/// From `lr` to `end` in a straight line over `steps` steps, then constant.
+#[derive(Clone, Copy, Debug)]
+pub struct LinearDecay {
+    /// Learning rate at the start.
+    pub lr: f64,
+    /// Learning rate at the end.
+    pub end: f64,
+    /// Steps until the end is reached.
+    pub steps: u64,
+}
+
+impl Schedule for LinearDecay {
+    fn at(&self, step: u64) -> Setting {
+        let progress = if step < self.steps { step as f64 / self.steps as f64 } else { 1.0 };
+        Setting::lr(self.lr * (1.0 - progress) + self.end * progress)
+    }
+
+    fn ended(&self, step: u64) -> bool {
+        self.end == 0.0 && step >= self.steps
     }
 }
 

@@ -18,7 +18,7 @@ pub struct Summary {
     pub rows: Vec<LayerRow>,
     /// Trained elements.
     pub parameters: usize,
-    /// Elements of state that is not trained: running statistics.
+    /// Elements of state that is not trained: running statistics, frozen weights.
     pub state: usize,
     /// Multiply-adds of all convolutions and products. Batch normalisation, pooling and activations
     /// are not counted.
@@ -125,7 +125,7 @@ impl fmt::Display for Summary {
         writeln!(f, "Input            {:?}, {}", self.input_shape, sized(self.input_bytes()))?;
         writeln!(
             f,
-            "Parameters       {} trained ({}), {} of running statistics",
+            "Parameters       {} trained ({}), {} of running statistics and frozen",
             grouped(self.parameters as u64),
             sized(self.parameter_bytes()),
             grouped(self.state as u64)

@@ -55,6 +55,7 @@ fn build(case: &Case) -> Box<dyn Schedule> {
             ..OneCycle::new(lr, case.total_steps)
         }),
         "warmup" => Box::new(LinearWarmup { lr, start_factor, steps: case.steps }),
+        "decay" => Box::new(LinearDecay { lr, end: eta_min, steps: case.steps }),
         "warmup_cosine" => {
             Box::new(warmup_cosine(lr, start_factor, case.warmup, case.total, eta_min))
         }
@@ -77,7 +78,7 @@ fn build(case: &Case) -> Box<dyn Schedule> {
 #[test]
 fn schedules_equal_torch_over_whole_runs() {
     let golden: Golden = serde_json::from_str(include_str!("golden/schedules.json")).unwrap();
-    assert!(golden.cases.len() >= 14);
+    assert!(golden.cases.len() >= 17);
     for case in &golden.cases {
         let schedule = build(case);
         // At a minimum of 0, a difference of rounding errors of the peak cannot be relative to the
@@ -94,4 +95,12 @@ fn schedules_equal_torch_over_whole_runs() {
             }
         }
     }
+}
+
+#[test]
+fn only_a_decay_to_0_ends() {
+    let ended = |end, step| LinearDecay { lr: 0.1, end, steps: 5 }.ended(step);
+    assert!(!ended(0.0, 4) && ended(0.0, 5) && ended(0.0, 9) && !ended(0.01, 9));
+    assert_eq!(LinearDecay { lr: 0.1, end: 0.0, steps: 0 }.at(0).lr, 0.0);
+    assert!(!Constant { lr: 0.0 }.ended(7));
 }

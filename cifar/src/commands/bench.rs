@@ -36,7 +36,8 @@ pub enum Mode {
 /// Flags of `cifar bench`.
 #[derive(clap::Args)]
 pub struct Args {
-    /// simple-cnn, simple-cnn-bn, simple-cnn-gap, resnet20, resnet-guide or resnet18
+    /// simple-cnn, simple-cnn-bn, simple-cnn-gap, resnet20, resnet-guide, resnet18 or
+    /// airbench94
     #[arg(long)]
     model: String,
     /// Images a step

@@ -10,7 +10,7 @@ use crate::data::{self, Dataset, Split};
 use crate::device::{self, Compute};
 use crate::loader::{Loader, LoaderOptions};
 use crate::model::{self, Loaded};
-use crate::train::evaluate::{Evaluation, evaluate};
+use crate::train::evaluate::{Evaluation, Views, evaluate};
 use crate::train::run_dir;
 use crate::{outln, plots};
 
@@ -32,6 +32,10 @@ pub struct Args {
     /// Images a batch
     #[arg(long, value_name = "N", default_value_t = 128)]
     batch: usize,
+    /// Classify by the mean over six views of each image: as it is and mirrored, in place and moved
+    /// by a pixel
+    #[arg(long)]
+    tta: bool,
     /// Device: cpu or reference
     #[arg(long, default_value = "cpu")]
     device: String,
@@ -80,7 +84,7 @@ pub fn run(args: Args) -> Result<()> {
     let test = load(Split::Test)?;
     loaded.meta.check_data(&test, &path, &args.data)?;
     let (loaded, evaluation) =
-        compute.enter(|| measure(&compute, loaded, test, args.batch, precision))?;
+        compute.enter(|| measure(&compute, loaded, test, args.batch, precision, args.tta))?;
     if let Some(path) = &args.confusion {
         plots::confusion(path, &loaded.meta.classes, &evaluation.confusion)?;
     }
@@ -102,10 +106,12 @@ fn measure(
     test: Dataset,
     batch: usize,
     precision: Dtype,
+    tta: bool,
 ) -> Result<(Loaded, Evaluation)> {
     let options = LoaderOptions::evaluation(batch, loaded.meta.mean, loaded.meta.std, 1);
     let loader = Loader::new(Arc::new(test), options)?;
-    let evaluation = evaluate(&loaded.model, &compute.backend, &loader, precision, || false)?;
+    let how = Views { precision, tta };
+    let evaluation = evaluate(&loaded.model, &compute.backend, &loader, how, || false)?;
     let evaluation = evaluation.ok_or_else(|| anyhow::anyhow!("the evaluation was stopped"))?;
     Ok((loaded, evaluation))
 }

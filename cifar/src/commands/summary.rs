@@ -12,7 +12,8 @@ use crate::{model, outln};
 /// Flags of `cifar summary`.
 #[derive(clap::Args)]
 pub struct Args {
-    /// simple-cnn, simple-cnn-bn, simple-cnn-gap, resnet20, resnet-guide or resnet18
+    /// simple-cnn, simple-cnn-bn, simple-cnn-gap, resnet20, resnet-guide, resnet18 or
+    /// airbench94
     #[arg(long, required_unless_present = "model_file", conflicts_with = "model_file")]
     model: Option<String>,
     /// The model in a checkpoint or in a run's directory

@@ -14,7 +14,7 @@ use crate::train::{self, Limits, Start};
 #[derive(clap::Args)]
 #[command(args_override_self = true)]
 pub struct Args {
-    /// Start from a recipe: quick, guide, or one named like a model
+    /// Start from a recipe: quick, guide, speedrun, or one named like a model
     #[arg(long, value_name = "NAME")]
     preset: Option<String>,
     /// Read settings from a TOML file; flags win over it

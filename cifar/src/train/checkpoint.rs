@@ -119,6 +119,7 @@ mod tests {
             grad_norm: 1.0,
             images_per_second: 1.0,
             seconds: 1.0,
+            tta_accuracy: None,
         }
     }
 

@@ -13,6 +13,7 @@ pub mod progress;
 pub mod run_dir;
 pub mod signals;
 mod step;
+mod tta;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -31,7 +32,7 @@ use crate::loader::{Loader, LoaderOptions};
 use crate::model::{self, Meta};
 use crate::plots;
 use checkpoint::Position;
-use evaluate::{Evaluation, evaluate};
+use evaluate::{Evaluation, Views, evaluate};
 use metrics::Row;
 use optimize::Update;
 use progress::Progress;
@@ -102,7 +103,9 @@ fn loaders(
 ) -> Result<(Loader, Loader)> {
     let augmentation = Augmentation {
         flip: config.flip,
+        alternating_flip: config.alternating_flip,
         crop_padding: config.crop,
+        padding: config.padding,
         rotation_degrees: config.rotation as f32,
         ..Augmentation::NONE
     };
@@ -160,14 +163,15 @@ impl Trainer {
         let data = train.dataset().clone();
         let model = model::build(&config.model, &data, &compute.backend, config.seed)?;
         let steps_per_epoch = train.batches().div_ceil(config.accumulate) as u64;
-        let mut update = Update::new(&config, steps_per_epoch);
+        let mut update = Update::new(&config, &model, steps_per_epoch)?;
         let mut meta = Meta::new(&config.model, &data, mean, std, &fingerprint);
         let mut position = Position::default();
         let resumed = matches!(start, Start::Resume(_));
         let run = match start {
             Start::New(out) => {
-                if !config.weights.is_empty() {
-                    model::load_weights(config.weights.as_ref(), &model)?;
+                match config.weights.as_str() {
+                    "" => model::whiten(&model, &data, mean, std)?,
+                    weights => model::load_weights(weights.as_ref(), &model)?,
                 }
                 RunDir::create(out.as_deref())?
             }
@@ -272,6 +276,11 @@ impl Trainer {
                 return Ok(code);
             }
         }
+        if self.config.tta
+            && let Some(code) = self.test_with_tta()?
+        {
+            return Ok(code);
+        }
         let best = self.position.best.context("the run has no finished epoch")?;
         let path = self.run.best().display().to_string();
         self.line(&format!(
@@ -307,10 +316,10 @@ impl Trainer {
         drop(batches);
         self.progress.evaluating();
         let stop = self.stop.clone();
-        let evaluation =
-            evaluate(&self.model, &self.compute.backend, &self.test, self.precision, || {
-                stop.exit_code().is_some()
-            })?;
+        let how = Views { precision: self.precision, tta: false };
+        let evaluation = evaluate(&self.model, &self.compute.backend, &self.test, how, || {
+            stop.exit_code().is_some()
+        })?;
         let Some(evaluation) = evaluation else {
             // Asked to stop while testing: a resumed run begins with this epoch's test.
             return self.must_stop();
@@ -338,6 +347,7 @@ impl Trainer {
             grad_norm: sums.mean_grad_norm(),
             images_per_second: sums.images_per_second(),
             seconds: seconds_before + begun.elapsed().as_secs_f64(),
+            tta_accuracy: None,
         };
         self.finish_epoch(row, &evaluation)?;
         self.must_stop()
@@ -367,6 +377,39 @@ impl Trainer {
         }
         self.draw(best.then_some(evaluation));
         Ok(())
+    }
+
+    /// Measures the last epoch's accuracy by the mean over views of each image, and notes it beside
+    /// the plain one. An exit code if the run was stopped meanwhile; resumed, it measures again.
+    fn test_with_tta(&mut self) -> Result<Option<u8>> {
+        let row = *self.position.rows.last().context("the run has no finished epoch")?;
+        let accuracy = match row.tta_accuracy {
+            Some(accuracy) => accuracy,
+            None => {
+                let stop = self.stop.clone();
+                let stopped = || stop.exit_code().is_some();
+                let (model, backend) = (&self.model, &self.compute.backend);
+                let how = Views { precision: self.precision, tta: true };
+                match evaluate(model, backend, &self.test, how, stopped)? {
+                    Some(evaluation) => evaluation.accuracy(),
+                    None => return self.must_stop(),
+                }
+            }
+        };
+        if row.tta_accuracy.is_none() {
+            if let Some(row) = self.position.rows.last_mut() {
+                row.tta_accuracy = Some(accuracy);
+            }
+            self.save()?;
+            self.saving(|t| t.run.write_metrics(&t.position.rows))?;
+        }
+        self.line(&format!(
+            "last   epoch {}: test accuracy {:.2} %, with six views of each image {:.2} %",
+            row.epoch,
+            100.0 * row.test_accuracy,
+            100.0 * accuracy
+        ));
+        Ok(None)
     }
 
     /// Pictures are worth a warning, not the run.

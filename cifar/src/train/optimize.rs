@@ -4,11 +4,15 @@ use anyhow::Result;
 use tilegrad_engine::profile::{self, Pass};
 use tilegrad_engine::{Gradients, Tensor};
 use tilegrad_nn::schedule::{
-    Constant, CosineAnnealing, OneCycle, PerEpoch, Schedule, StepLr, warmup_cosine,
+    Constant, CosineAnnealing, LinearDecay, OneCycle, PerEpoch, Schedule, StepLr, warmup_cosine,
 };
-use tilegrad_nn::{AdamW, AdamWConfig, Model, Optimizer, ParamGroup, Sgd, SgdConfig, clip};
+use tilegrad_nn::{
+    AdamW, AdamWConfig, Combined, Model, Muon, MuonConfig, Optimizer, ParamGroup, Role, Sgd,
+    SgdConfig, clip, optim,
+};
 
 use crate::config::{Config, OptimizerKind, ScheduleKind};
+use crate::device;
 
 /// Turns gradients into changes of a model's parameters, step by step.
 pub struct Update {
@@ -19,21 +23,22 @@ pub struct Update {
 }
 
 impl Update {
-    /// As `config` says, for epochs of so many steps.
-    pub fn new(config: &Config, steps_per_epoch: u64) -> Update {
-        let groups = match config.decay_all {
+    /// As `config` says, for `model` and epochs of so many steps.
+    pub fn new(config: &Config, model: &Model, steps_per_epoch: u64) -> Result<Update> {
+        let groups = || match config.decay_all {
             true => ParamGroup::decay_all(config.weight_decay),
             false => ParamGroup::decay_weights_only(config.weight_decay),
         };
         let optimizer: Box<dyn Optimizer> = match config.optimizer {
             OptimizerKind::Sgd => {
                 let (momentum, nesterov) = (config.momentum, config.nesterov);
-                Box::new(Sgd::new(SgdConfig { momentum, nesterov, dampening: 0.0 }, groups))
+                Box::new(Sgd::new(SgdConfig { momentum, nesterov, dampening: 0.0 }, groups()))
             }
-            OptimizerKind::AdamW => Box::new(AdamW::new(AdamWConfig::default(), groups)),
+            OptimizerKind::AdamW => Box::new(AdamW::new(AdamWConfig::default(), groups())),
+            OptimizerKind::Muon => Box::new(muon(config, model, steps_per_epoch)?),
         };
         let schedule = schedule(config, steps_per_epoch);
-        Update { optimizer, schedule, clip_norm: config.clip_norm, steps_per_epoch }
+        Ok(Update { optimizer, schedule, clip_norm: config.clip_norm, steps_per_epoch })
     }
 
     /// Steps of an epoch.
@@ -44,6 +49,12 @@ impl Update {
     /// Learning rate of the update after `step` updates.
     pub fn lr(&self, step: u64) -> f64 {
         self.schedule.at(step).lr
+    }
+
+    /// Takes parameters that will not be updated any more after `step` updates off the tape; to be
+    /// called before the forward pass.
+    pub fn freeze(&self, step: u64, model: &Model) {
+        optim::freeze_ended(&*self.optimizer, model, step);
     }
 
     /// The update after `step` updates. `norm` is the gradients' norm, a scalar.
@@ -77,6 +88,43 @@ impl Update {
     }
 }
 
+/// Muon on convolution filters; SGD on linear weights, on biases and norms, and on the bias of a
+/// whitening layer, which has a schedule of its own.
+fn muon(config: &Config, model: &Model, steps_per_epoch: u64) -> Result<Combined> {
+    let is_filter = |p: &tilegrad_nn::Parameter| p.role() == Role::Weight && p.shape().len() == 4;
+    let filters = ParamGroup::matching(move |_, p| is_filter(p), 0.0);
+    let muon = MuonConfig {
+        momentum: config.momentum,
+        nesterov: config.nesterov,
+        iterations: config.newton_schulz,
+        dtype: device::precision("precision", &config.precision)?,
+    };
+    // SGD multiplies its decay by the learning rate: divided out here, so that groups of unequal
+    // rates decay alike.
+    let decay = |lr: f64| config.weight_decay / lr;
+    let bias_decay = if config.decay_all { decay(config.bias_lr) } else { 0.0 };
+    let whiten_bias = LinearDecay {
+        lr: config.bias_lr,
+        end: 0.0,
+        steps: u64::from(config.whiten_bias_epochs) * steps_per_epoch,
+    };
+    let rest = vec![
+        ParamGroup::new(|name, _| name == "whiten.bias", bias_decay).with_schedule(whiten_bias),
+        ParamGroup::of_roles(&[Role::Bias, Role::Norm], bias_decay)
+            .with_lr_scale(config.bias_lr / config.lr),
+        ParamGroup::matching(
+            move |_, p| p.role() == Role::Weight && !is_filter(p),
+            decay(config.head_lr),
+        )
+        .with_lr_scale(config.head_lr / config.lr),
+    ];
+    let sgd =
+        SgdConfig { momentum: config.sgd_momentum, nesterov: config.nesterov, dampening: 0.0 };
+    let parts: [Box<dyn Optimizer>; 2] =
+        [Box::new(Muon::new(muon, vec![filters])), Box::new(Sgd::new(sgd, rest))];
+    Ok(Combined::new("muon", model, parts.into())?)
+}
+
 fn schedule(config: &Config, steps_per_epoch: u64) -> Box<dyn Schedule> {
     let (lr, eta_min) = (config.lr, config.min_lr);
     let total = u64::from(config.epochs) * steps_per_epoch;
@@ -88,6 +136,7 @@ fn schedule(config: &Config, steps_per_epoch: u64) -> Box<dyn Schedule> {
             ..OneCycle::new(lr, total)
         }),
         ScheduleKind::Cosine => Box::new(CosineAnnealing { lr, t_max: total, eta_min }),
+        ScheduleKind::Linear => Box::new(LinearDecay { lr, end: eta_min, steps: total }),
         ScheduleKind::WarmupCosine => {
             // The first step has lr / warmup, not 0: a step of no length would be wasted.
             let warmup = (config.warmup * total as f64).round() as u64;

@@ -32,6 +32,7 @@ impl Trainer {
         let done = self.position.sums.steps as usize * config.accumulate * config.batch;
         let left = self.train.samples() - done;
         let images = left.min(config.accumulate * config.batch);
+        self.update.freeze(self.position.step, &self.model);
         let mut stats = StepStats { images: images as u64, ..Default::default() };
         let mut gradients: Option<Gradients> = None;
         let mut last = None;

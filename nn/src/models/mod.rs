@@ -1,6 +1,7 @@
 //! The models: images `[N, H, W, C]` in, logits `[N, classes]` out. Parameter names are those of
 //! the PyTorch models that `scripts/golden_names.py` defines.
 
+mod airbench94;
 mod resnet;
 mod simple_cnn;
 
@@ -15,9 +16,10 @@ use crate::error::{Error, Result};
 use crate::init::Rng;
 use crate::module::{Context, LayerRow, Module, Parameter};
 use crate::sequential::Sequential;
+use crate::whitening;
 
 /// Which model. Written `simple-cnn`, `simple-cnn-bn`, `simple-cnn-gap`, `resnet20`,
-/// `resnet-guide`, `resnet18`.
+/// `resnet-guide`, `resnet18`, `airbench94`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ModelKind {
@@ -36,17 +38,21 @@ pub enum ModelKind {
     ResnetGuide,
     /// ResNet-18 with a 3x3 stem for small images: widths 64-128-256-512, two blocks a stage.
     Resnet18,
+    /// Jordan 2024, arXiv 2404.00498: a frozen whitening convolution, six convolutions of widths
+    /// 64-256-256, made to be trained in 8 epochs.
+    Airbench94,
 }
 
 impl ModelKind {
     /// All kinds.
-    pub const ALL: [ModelKind; 6] = [
+    pub const ALL: [ModelKind; 7] = [
         ModelKind::SimpleCnn,
         ModelKind::SimpleCnnBn,
         ModelKind::SimpleCnnGap,
         ModelKind::Resnet20,
         ModelKind::ResnetGuide,
         ModelKind::Resnet18,
+        ModelKind::Airbench94,
     ];
 
     /// The name on command lines and in checkpoints.
@@ -58,6 +64,7 @@ impl ModelKind {
             ModelKind::Resnet20 => "resnet20",
             ModelKind::ResnetGuide => "resnet-guide",
             ModelKind::Resnet18 => "resnet18",
+            ModelKind::Airbench94 => "airbench94",
         }
     }
 }
@@ -114,9 +121,10 @@ impl ModelConfig {
                 "{kind} needs at least 1 class and 1 channel, got {classes} and {channels}"
             ));
         }
-        // Two poolings by 2 leave nothing of smaller images; residual networks take any size.
+        // Poolings leave nothing of smaller images; residual networks take any size.
         let least = match kind {
             ModelKind::SimpleCnn | ModelKind::SimpleCnnBn | ModelKind::SimpleCnnGap => 4,
+            ModelKind::Airbench94 => airbench94::LEAST_SIZE,
             _ => 1,
         };
         if !(least..=4096).contains(&image_size) {
@@ -162,8 +170,37 @@ impl Model {
             ModelKind::Resnet20 => resnet::resnet(backend, &config, &[16, 32, 64], 3, rng)?,
             ModelKind::ResnetGuide => resnet::resnet(backend, &config, &[32, 64, 128], 3, rng)?,
             ModelKind::Resnet18 => resnet::resnet(backend, &config, &[64, 128, 256, 512], 2, rng)?,
+            ModelKind::Airbench94 => {
+                flattened.push(airbench94::flattened(&config));
+                airbench94::airbench94(backend, &config, rng)?
+            }
         };
         Ok(Model { config, network, flattened })
+    }
+
+    /// Whether its first convolution is to be set by [`Model::whiten`].
+    pub fn has_whitening(&self) -> bool {
+        self.config.kind == ModelKind::Airbench94
+    }
+
+    /// Sets the filters of the model's whitening convolution, if it has one, from normalised
+    /// `images` `[N, H, W, C]`: see [`crate::whitening`]; ε is airbench94's.
+    pub fn whiten(&self, images: &Tensor) -> EngineResult<()> {
+        const EPSILON: f64 = 5e-4;
+        self.check_input(images.shape())?;
+        if !self.has_whitening() {
+            return Ok(());
+        }
+        let filters = whitening::filters(images, airbench94::WHITENING_KERNEL, EPSILON)?;
+        let filters: Vec<f32> = filters.into_iter().map(|v| v as f32).collect();
+        for (name, parameter) in self.parameters() {
+            if name == "whiten.weight" {
+                let old = parameter.get();
+                let new = Tensor::from_slice(old.backend(), &filters, old.shape())?;
+                parameter.set(new.to_dtype(old.dtype())?);
+            }
+        }
+        Ok(())
     }
 
     /// What it was made from.
@@ -246,6 +283,10 @@ mod tests {
         for (config, says) in [
             (ModelConfig { classes: 0, ..good }, "at least 1 class"),
             (ModelConfig { image_size: 3, ..good }, "4 to 4096 pixels a side, got 3"),
+            (
+                ModelConfig { image_size: 24, ..ModelConfig::new(ModelKind::Airbench94, 10) },
+                "airbench94 takes images of 25 to 4096 pixels a side, got 24",
+            ),
             (ModelConfig { dropout: 1.0, ..good }, "[0, 1)"),
             (ModelConfig { dropout: f64::NAN, ..good }, "[0, 1)"),
         ] {

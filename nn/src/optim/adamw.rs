@@ -55,6 +55,10 @@ impl Optimizer for AdamW {
         "adamw"
     }
 
+    fn groups(&self) -> Vec<&ParamGroup> {
+        self.groups.iter().collect()
+    }
+
     fn step(
         &mut self,
         model: &dyn Module,
@@ -83,8 +87,9 @@ impl Optimizer for AdamW {
                     })
                 })
                 .collect();
+            let setting = group.setting(self.step, setting);
             let args = AdamWArgs {
-                lr: setting.lr * group.lr_scale,
+                lr: setting.lr,
                 beta1: setting.momentum.unwrap_or(self.config.beta1),
                 beta2: self.config.beta2,
                 epsilon: self.config.epsilon,

@@ -1,6 +1,8 @@
 //! Optimizers: they turn gradients into changes of the parameters, in place.
 
 mod adamw;
+mod combined;
+mod muon;
 mod sgd;
 
 use std::collections::BTreeMap;
@@ -9,16 +11,21 @@ use std::sync::RwLockWriteGuard;
 use tilegrad_engine::{Error as EngineError, Gradients, Result as EngineResult, Tensor};
 
 pub use adamw::{AdamW, AdamWConfig};
+pub use combined::Combined;
+pub use muon::{Muon, MuonConfig, orthogonalise};
 pub use sgd::{Sgd, SgdConfig};
 
 use crate::error::{Error, Result};
-use crate::module::{Module, Role};
-use crate::schedule::Setting;
+use crate::module::{Module, Parameter, Role};
+use crate::schedule::{Schedule, Setting};
 
 /// Changes a model's parameters by their gradients.
 pub trait Optimizer: Send {
-    /// `sgd` or `adamw`: the name in checkpoints.
+    /// `sgd`, `adamw`, `muon`: the name in checkpoints.
     fn name(&self) -> &'static str;
+
+    /// Its groups.
+    fn groups(&self) -> Vec<&ParamGroup>;
 
     /// One step. `setting` gives the learning rate and, if it has one, the momentum (AdamW's β1) of
     /// this step; gradients are first multiplied by `gradient_scale` (one element, see
@@ -51,11 +58,12 @@ pub struct OptimizerState {
     pub name: String,
     /// Steps done.
     pub step: u64,
-    /// `velocity.NAME` of SGD, `m.NAME` and `v.NAME` of AdamW, where NAME is the parameter's.
+    /// `velocity.NAME` of SGD, `m.NAME` and `v.NAME` of AdamW, `momentum.NAME` of Muon, where NAME
+    /// is the parameter's; with the number of the part in front where several are [`Combined`].
     pub tensors: BTreeMap<String, Tensor>,
 }
 
-type Predicate = Box<dyn Fn(&str, Role) -> bool + Send + Sync>;
+type Predicate = Box<dyn Fn(&str, &Parameter) -> bool + Send + Sync>;
 
 /// Parameters that share options. A parameter belongs to the first group that selects it.
 pub struct ParamGroup {
@@ -64,6 +72,8 @@ pub struct ParamGroup {
     pub lr_scale: f64,
     /// Weight decay.
     pub weight_decay: f64,
+    /// The group's own, instead of the setting that all groups are told.
+    schedule: Option<Box<dyn Schedule>>,
 }
 
 impl ParamGroup {
@@ -72,7 +82,15 @@ impl ParamGroup {
         selects: impl Fn(&str, Role) -> bool + Send + Sync + 'static,
         weight_decay: f64,
     ) -> Self {
-        ParamGroup { selects: Box::new(selects), lr_scale: 1.0, weight_decay }
+        Self::matching(move |name, parameter| selects(name, parameter.role()), weight_decay)
+    }
+
+    /// The parameters of which `selects(name, parameter)` is true: for a choice by shape.
+    pub fn matching(
+        selects: impl Fn(&str, &Parameter) -> bool + Send + Sync + 'static,
+        weight_decay: f64,
+    ) -> Self {
+        ParamGroup { selects: Box::new(selects), lr_scale: 1.0, weight_decay, schedule: None }
     }
 
     /// The parameters with one of these roles.
@@ -84,6 +102,20 @@ impl ParamGroup {
     pub fn with_lr_scale(mut self, lr_scale: f64) -> Self {
         self.lr_scale = lr_scale;
         self
+    }
+
+    /// Gives this group a schedule of its own, of the optimizer's steps: it then does not listen to
+    /// the setting that [`Optimizer::step`] is given. When the schedule has ended (see
+    /// [`Schedule::ended`]) [`freeze_ended`] takes the group's parameters off the tape.
+    pub fn with_schedule(mut self, schedule: impl Schedule + 'static) -> Self {
+        self.schedule = Some(Box::new(schedule));
+        self
+    }
+
+    /// Setting of this group for the update after `step` updates; `common` is that of all groups.
+    fn setting(&self, step: u64, common: Setting) -> Setting {
+        let setting = self.schedule.as_ref().map_or(common, |schedule| schedule.at(step));
+        Setting { lr: setting.lr * self.lr_scale, ..setting }
     }
 
     /// One group of all parameters, decayed alike: what PyTorch does with `model.parameters()`.
@@ -101,8 +133,29 @@ impl ParamGroup {
     }
 
     /// Whether the group takes this parameter.
-    pub fn selects(&self, name: &str, role: Role) -> bool {
-        role != Role::State && (self.selects)(name, role)
+    pub fn selects(&self, name: &str, parameter: &Parameter) -> bool {
+        parameter.role() != Role::State && (self.selects)(name, parameter)
+    }
+}
+
+/// The group that a parameter belongs to.
+fn group_of(groups: &[&ParamGroup], name: &str, parameter: &Parameter) -> Option<usize> {
+    groups.iter().position(|group| group.selects(name, parameter))
+}
+
+/// Takes parameters off the tape whose group has a schedule of its own that has ended by `step`:
+/// the backward pass then spends nothing on gradients that only they would need. To be called
+/// before the forward pass, also of a run that was resumed.
+pub fn freeze_ended(optimizer: &dyn Optimizer, model: &dyn Module, step: u64) {
+    let groups = optimizer.groups();
+    let ended = |group: &ParamGroup| group.schedule.as_ref().is_some_and(|s| s.ended(step));
+    if !groups.iter().any(|group| ended(group)) {
+        return;
+    }
+    for (name, parameter) in model.parameters() {
+        if group_of(&groups, &name, parameter).is_some_and(|group| ended(groups[group])) {
+            parameter.freeze();
+        }
     }
 }
 
@@ -120,10 +173,9 @@ fn updates<'m, 'g>(
     gradients: &'g Gradients,
 ) -> EngineResult<Vec<Vec<Update<'m, 'g>>>> {
     let mut by_group: Vec<Vec<Update>> = groups.iter().map(|_| Vec::new()).collect();
+    let groups: Vec<&ParamGroup> = groups.iter().collect();
     for (name, parameter) in model.parameters() {
-        let Some(group) = groups.iter().position(|g| g.selects(&name, parameter.role())) else {
-            continue;
-        };
+        let Some(group) = group_of(&groups, &name, parameter) else { continue };
         let value = parameter.write();
         let Some(gradient) = gradients.get(&value) else { continue };
         if gradient.shape() != value.shape() {

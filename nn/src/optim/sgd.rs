@@ -53,6 +53,10 @@ impl Optimizer for Sgd {
         "sgd"
     }
 
+    fn groups(&self) -> Vec<&ParamGroup> {
+        self.groups.iter().collect()
+    }
+
     fn step(
         &mut self,
         model: &dyn Module,
@@ -77,8 +81,9 @@ impl Optimizer for Sgd {
                     })
                 })
                 .collect();
+            let setting = group.setting(self.step, setting);
             let args = SgdArgs {
-                lr: setting.lr * group.lr_scale,
+                lr: setting.lr,
                 momentum: setting.momentum.unwrap_or(self.config.momentum),
                 dampening: if self.step == 0 { 0.0 } else { self.config.dampening },
                 weight_decay: group.weight_decay,

@@ -229,7 +229,7 @@ impl Backend for Cpu {
         dy: &Buffer,
     ) -> Result<Buffer> {
         // Where windows overlap, sums are kept in f32.
-        if let Some(dtype) = half(dy).filter(|&d| d == Dtype::F16 || !pool2d::is_tiling(args)) {
+        if let Some(dtype) = half(dy).filter(|&d| d == Dtype::F16 || !pool2d::is_2x2(args)) {
             let [dy] = self.widen("max_pool2d", [dy])?;
             return self.narrow_one(dtype, self.max_pool2d_backward(args, positions, &dy));
         }

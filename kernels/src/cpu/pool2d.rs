@@ -37,13 +37,8 @@ impl Image {
 }
 
 /// Whether every window is 2 x 2, lies inside and shares nothing with the others.
-fn is_2x2(args: &Pool2dArgs) -> bool {
+pub fn is_2x2(args: &Pool2dArgs) -> bool {
     args.kernel == [2, 2] && args.stride == [2, 2] && args.padding == [0, 0]
-}
-
-/// Whether the windows are 2 x 2 and tile x: its maxima are never added up.
-pub fn is_tiling(args: &Pool2dArgs) -> bool {
-    is_2x2(args) && args.h == 2 * args.oh && args.w == 2 * args.ow
 }
 
 /// Calls `visit(index of the window in this piece, image, oy, ox)` for the windows of a piece of
@@ -161,8 +156,14 @@ impl<T: Scalar> Kernel for MaxBackward<'_, T> {
             return positions.iter().position(|&p| p as u32 >= bound);
         }
         let image = Image { start: 0, w, c };
-        if is_tiling(args) {
-            // The windows tile x: every dx is written once.
+        if is_2x2(args) {
+            // The windows tile x, but for a last row and column of odd sizes: every dx is written
+            // once.
+            let row = w * c;
+            for iy in 0..args.h {
+                let covered = if iy < 2 * args.oh { 2 * args.ow * c } else { 0 };
+                dx[iy * row + covered..(iy + 1) * row].fill(T::narrow(0.0));
+            }
             for_each_window(args, 0, dy.len(), |i, image, oy, ox| {
                 let (iy, ix) = (2 * oy, 2 * ox);
                 for (iy, ix) in [(iy, ix), (iy, ix + 1), (iy + 1, ix), (iy + 1, ix + 1)] {

@@ -5,12 +5,12 @@
 //! (Williams et al., "Roofline", 2009); FLOPs and bytes are counted in `Work`, in one place.
 //! Convolutions count the FLOPs of the definition, so that Winograd may exceed 100 %.
 //!
-//!     cargo bench --bench roofline -- [--threads T] [--batch N] [FILTER]
+//!     cargo bench --bench roofline -- [--threads T] [--batch N] [--dtype f32|bf16] [FILTER]
 
 use std::hint::black_box;
 use std::time::Instant;
 
-use tilegrad_kernels::cpu::simd::{Kernel, Vector};
+use tilegrad_kernels::cpu::simd::{Isa, Kernel, Vector};
 use tilegrad_kernels::cpu::{Cpu, CpuOptions};
 use tilegrad_kernels::*;
 
@@ -18,20 +18,23 @@ use tilegrad_kernels::*;
 /// written once.
 struct Work {
     flops: f64,
-    bytes: f64,
+    /// Elements of the benchmark's dtype.
+    elements: f64,
 }
 
 impl Work {
     fn new(flops: u64, elements: &[usize]) -> Work {
-        Work { flops: flops as f64, bytes: 4.0 * elements.iter().sum::<usize>() as f64 }
+        Work { flops: flops as f64, elements: elements.iter().sum::<usize>() as f64 }
     }
 }
 
-/// Independent chains of multiply-adds, which never leave their registers.
-struct FmaPeak(usize);
+/// Independent chains of multiply-adds, which never leave their registers: of f32, or of pairs of
+/// bf16.
+struct Peak<const PAIRS: bool>(usize);
 
-impl Kernel for FmaPeak {
+impl<const PAIRS: bool> Kernel for Peak<PAIRS> {
     type Output = f64;
+    const BF16: bool = PAIRS;
 
     #[inline(always)]
     fn run<V: Vector>(self) -> f64 {
@@ -41,7 +44,10 @@ impl Kernel for FmaPeak {
         for _ in 0..self.0 {
             // By index, which the compiler unrolls: an iterator would keep the chains in memory.
             for i in 0..12 {
-                chains[i] = chains[i].mul_add(a, b);
+                chains[i] = match PAIRS {
+                    true => a.dot_bf16(b, chains[i]),
+                    false => chains[i].mul_add(a, b),
+                };
             }
         }
         let seconds = start.elapsed().as_secs_f64();
@@ -51,7 +57,8 @@ impl Kernel for FmaPeak {
             unsafe { chain.store(out.as_mut_ptr()) };
             black_box(&out);
         }
-        2.0 * (12 * V::LANES * self.0) as f64 / seconds
+        let products = if PAIRS { 2 } else { 1 };
+        2.0 * (products * 12 * V::LANES * self.0) as f64 / seconds
     }
 }
 
@@ -71,6 +78,7 @@ fn time(mut f: impl FnMut()) -> f64 {
 
 struct Bench<'a> {
     cpu: &'a Cpu,
+    dtype: Dtype,
     peak: f64,
     bandwidth: f64,
     filter: Option<String>,
@@ -79,7 +87,8 @@ struct Bench<'a> {
 impl Bench<'_> {
     fn buffer(&self, len: usize) -> Buffer {
         let values: Vec<f32> = (0..len).map(|i| (i * 7919 % 1000) as f32 / 500.0 - 1.0).collect();
-        upload(self.cpu, &values).expect("memory for a benchmark")
+        let wide = upload(self.cpu, &values).expect("memory for a benchmark");
+        self.cpu.cast(&wide, self.dtype).expect("memory for a benchmark")
     }
 
     fn row(&self, name: &str, work: Work, f: impl FnMut()) {
@@ -87,14 +96,14 @@ impl Bench<'_> {
             return;
         }
         let seconds = time(f);
-        let limit = (work.flops / self.peak).max(work.bytes / self.bandwidth);
-        let bound =
-            if work.flops / self.peak > work.bytes / self.bandwidth { "FMA" } else { "memory" };
+        let bytes = work.elements * self.dtype.size() as f64;
+        let limit = (work.flops / self.peak).max(bytes / self.bandwidth);
+        let bound = if work.flops / self.peak > bytes / self.bandwidth { "FMA" } else { "memory" };
         println!(
             "{name:44} {:9.3} ms {:8.1} GFLOP/s {:7.1} GB/s {bound:>7} {:6.1} %",
             seconds * 1e3,
             work.flops / seconds / 1e9,
-            work.bytes / seconds / 1e9,
+            bytes / seconds / 1e9,
             100.0 * limit / seconds
         );
     }
@@ -182,14 +191,25 @@ impl Bench<'_> {
     }
 }
 
+/// FLOPs a second of one core.
+fn peak_of(isa: Isa, dtype: Dtype) -> f64 {
+    match dtype {
+        Dtype::BF16 => isa.run(Peak::<true>(20_000_000)),
+        _ => isa.run(Peak::<false>(20_000_000)),
+    }
+}
+
 fn main() {
-    let (mut threads, mut batch, mut filter) = (None, 128, None);
+    let (mut threads, mut batch, mut filter, mut dtype) = (None, 128, None, Dtype::F32);
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
-        let mut number = || arguments.next().and_then(|v| v.parse().ok());
+        let mut value = || arguments.next();
+        let number = |value: Option<String>| value.and_then(|v| v.parse().ok());
         match argument.as_str() {
-            "--threads" => threads = number(),
-            "--batch" => batch = number().unwrap_or(batch),
+            "--dtype" if value().as_deref() == Some("bf16") => dtype = Dtype::BF16,
+            "--dtype" => dtype = Dtype::F32,
+            "--threads" => threads = number(value()),
+            "--batch" => batch = number(value()).unwrap_or(batch),
             "--bench" | "--test" => {}
             _ => filter = Some(argument),
         }
@@ -200,7 +220,7 @@ fn main() {
     let peaks: Vec<f64> = std::thread::scope(|scope| {
         let isa = cpu.isa();
         let workers: Vec<_> =
-            (0..count).map(|_| scope.spawn(move || isa.run(FmaPeak(20_000_000)))).collect();
+            (0..count).map(|_| scope.spawn(move || peak_of(isa, dtype))).collect();
         workers.into_iter().map(|w| w.join().expect("no panic")).collect()
     });
     let peak = peaks.iter().sum();
@@ -215,12 +235,12 @@ fn main() {
         });
         let bandwidth = 8.0 * len as f64 / copy;
         println!("{}", cpu.description());
-        println!("FMA peak {:.1} GFLOP/s, copy {:.1} GB/s", peak / 1e9, bandwidth / 1e9);
+        println!("{dtype} peak {:.1} GFLOP/s, copy {:.1} GB/s", peak / 1e9, bandwidth / 1e9);
         println!(
             "{:44} {:>12} {:>16} {:>12} {:>7} {:>8}",
             "kernel", "time", "rate", "traffic", "bound", "of limit"
         );
-        let bench = Bench { cpu: &cpu, peak, bandwidth, filter };
+        let bench = Bench { cpu: &cpu, dtype, peak, bandwidth, filter };
         for n in [256, 512, 1024, 2048] {
             bench.matmul("square", n, n, n, false);
         }

@@ -5,7 +5,7 @@ use tilegrad::{Failures, Family, same_bits, thread_counts};
 fn check(family: &Family) {
     let mut failures = Failures::default();
     for case in (family.cases)() {
-        for (isa, [one, two, five]) in thread_counts() {
+        for [one, two, five] in thread_counts() {
             let expected = case.outputs(one);
             for (on, what) in [(two, "2 threads"), (five, "5 threads"), (two, "2 threads, again")] {
                 let outcome = expected.as_ref().map_err(Clone::clone).and_then(|expected| {
@@ -15,7 +15,7 @@ fn check(family: &Family) {
                     }
                     Ok(())
                 });
-                failures.check(|| format!("{} on cpu/{isa} with {what}", case.label), outcome);
+                failures.check(|| format!("{} on {} with {what}", case.label, on.name), outcome);
             }
         }
     }

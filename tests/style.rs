@@ -122,7 +122,8 @@ fn every_file_opens_with_what_it_is() {
 const SHARED: [&str; 4] = ["mod", "unary", "binary", "reduce"];
 
 /// The kernel family of each op, where it is not called as the op is.
-const FAMILIES: [(&str, &[&str]); 6] = [
+const FAMILIES: [(&str, &[&str]); 7] = [
+    ("memory", &["cast"]),
     (
         "elementwise",
         &[

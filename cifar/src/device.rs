@@ -4,7 +4,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use anyhow::{Result, bail, ensure};
-use tilegrad_engine::{Backend, Device};
+use tilegrad_engine::{Backend, Device, Dtype};
 use tilegrad_kernels::cpu::{Cpu, CpuOptions};
 use tilegrad_kernels::reference::Reference;
 
@@ -63,5 +63,14 @@ pub fn why_not(device: Device) -> Option<&'static str> {
         Device::Cuda(_) => Some("this build has no CUDA backend"),
         Device::Wgpu(_) => Some("this build has no wgpu backend"),
         Device::SoftCuda => Some("this build has no software CUDA device"),
+    }
+}
+
+/// The dtype of activations that `--precision` (or `--dtype`, as `flag` says) names.
+pub fn precision(flag: &str, name: &str) -> Result<Dtype> {
+    match name {
+        "f32" => Ok(Dtype::F32),
+        "bf16" => Ok(Dtype::BF16),
+        _ => anyhow::bail!("--{flag} must be f32 or bf16, got '{name}'"),
     }
 }

@@ -64,6 +64,7 @@ const SPEEDRUN: &str = r#"
 model = "airbench94"
 epochs = 8
 batch = 2000
+precision = "bf16"
 optimizer = "muon"
 lr = 0.24
 momentum = 0.6

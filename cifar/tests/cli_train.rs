@@ -186,7 +186,7 @@ fn impossible_runs_are_refused_before_anything_is_made() {
         (&["--preset", "speedrun", "--crop", "30"], "crop_padding is 30"),
         (&["--device", "cuda"], "device cuda is not available"),
         (&["--device", "tpu"], "unknown device 'tpu'"),
-        (&["--precision", "bf16"], "--precision must be f32"),
+        (&["--precision", "f64"], "--precision must be f32 or bf16"),
         (&["--data", "nowhere"], "nowhere"),
         (&["--data", "empty"], "empty"),
         (&["--config", "missing.toml"], "cannot read the configuration missing.toml"),

@@ -171,12 +171,9 @@ impl Tensor {
         Self::new(backend, backend.upload(self.dtype(), &bytes)?, &self.shape)
     }
 
-    /// Converts the elements, without history.
+    /// Converts the elements: [`crate::ops::cast`].
     pub fn to_dtype(&self, dtype: Dtype) -> Result<Tensor> {
-        if dtype == self.dtype() {
-            return Ok(self.detach());
-        }
-        Ok(self.like(self.backend.cast(&self.buffer, dtype)?))
+        crate::ops::cast(self, dtype)
     }
 
     /// self += x, in place, without history. Shapes must be equal.

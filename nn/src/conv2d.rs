@@ -123,9 +123,9 @@ impl Module for Conv2d {
     }
 
     fn forward(&self, x: &Tensor, _ctx: &mut Context) -> Result<Tensor> {
-        let bias = self.bias.as_ref().map(Parameter::get);
+        let bias = self.bias.as_ref().map(|bias| bias.get_as(x.dtype())).transpose()?;
         let Conv2dConfig { options, activation, .. } = self.config;
-        ops::conv2d(x, &self.weight.get(), bias.as_ref(), options, activation)
+        ops::conv2d(x, &self.weight.get_as(x.dtype())?, bias.as_ref(), options, activation)
     }
 
     fn visit<'a>(&'a self, prefix: &str, f: &mut dyn FnMut(String, &'a Parameter)) {

@@ -68,7 +68,8 @@ impl Module for Linear {
     }
 
     fn forward(&self, x: &Tensor, _ctx: &mut Context) -> Result<Tensor> {
-        ops::linear(x, &self.weight.get(), self.bias.as_ref().map(Parameter::get).as_ref())
+        let bias = self.bias.as_ref().map(|bias| bias.get_as(x.dtype())).transpose()?;
+        ops::linear(x, &self.weight.get_as(x.dtype())?, bias.as_ref())
     }
 
     fn visit<'a>(&'a self, prefix: &str, f: &mut dyn FnMut(String, &'a Parameter)) {

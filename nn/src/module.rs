@@ -2,7 +2,7 @@
 
 use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use tilegrad_engine::{Result, Tensor};
+use tilegrad_engine::{Dtype, Result, Tensor};
 use tilegrad_kernels::philox::{Purpose, Stream};
 
 /// What a [`Parameter`] is to an optimizer.
@@ -53,6 +53,12 @@ impl Parameter {
         self.read().clone()
     }
 
+    /// The current value rounded to `dtype`, through which gradients flow back to the value itself:
+    /// the weights of a layer whose input has another dtype than they.
+    pub fn get_as(&self, dtype: Dtype) -> Result<Tensor> {
+        self.get().to_dtype(dtype)
+    }
+
     /// Its shape.
     pub fn shape(&self) -> Vec<usize> {
         self.read().shape().to_vec()
@@ -87,6 +93,7 @@ pub struct Context {
     seed: u64,
     step: u32,
     dropouts: u32,
+    precision: Option<Dtype>,
     watch: Option<Watch>,
 }
 
@@ -102,12 +109,24 @@ struct Watch {
 impl Context {
     /// Training step `step` of a run with `seed`: batch statistics, dropout active.
     pub fn train(seed: u64, step: u32) -> Self {
-        Context { training: true, seed, step, dropouts: 0, watch: None }
+        Context { training: true, seed, step, dropouts: 0, precision: None, watch: None }
     }
 
     /// Running statistics, no dropout.
     pub fn eval() -> Self {
-        Context { training: false, seed: 0, step: 0, dropouts: 0, watch: None }
+        Context { training: false, seed: 0, step: 0, dropouts: 0, precision: None, watch: None }
+    }
+
+    /// Activations, and weights where they meet them, in `dtype` between a model's input and its
+    /// result; parameters, statistics and gradients of parameters keep theirs. Without this, all is
+    /// in the dtype of the input.
+    pub fn with_precision(self, dtype: Dtype) -> Self {
+        Context { precision: Some(dtype), ..self }
+    }
+
+    /// The dtype of activations, if it is not to be that of the input.
+    pub fn precision(&self) -> Option<Dtype> {
+        self.precision
     }
 
     /// Whether this is a training step.

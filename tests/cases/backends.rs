@@ -17,6 +17,8 @@ pub struct TestBackend {
     pub backend: Arc<dyn Backend>,
     /// Of all float tensors.
     pub dtype: Dtype,
+    /// Inputs are rounded to it first: `dtype`, but for an oracle of a shorter one.
+    pub rounding: Dtype,
     /// It may pick a convolution algorithm that rounds where plain sums of integers would not
     /// (Winograd's transforms).
     pub approximate_convolution: bool,
@@ -31,11 +33,17 @@ pub fn oracle() -> &'static TestBackend {
     ORACLE.get_or_init(|| reference(Dtype::F64))
 }
 
+/// The oracle for a backend: the reference at f64, on inputs rounded as that backend's are.
+pub fn oracle_of(on: &TestBackend) -> TestBackend {
+    TestBackend { rounding: on.rounding, ..oracle().clone() }
+}
+
 fn reference(dtype: Dtype) -> TestBackend {
     TestBackend {
         name: format!("reference/{dtype}"),
         backend: Arc::new(Reference::new()),
         dtype,
+        rounding: Dtype::F32,
         approximate_convolution: false,
         forced_convolution: false,
     }
@@ -53,6 +61,7 @@ pub fn cpu_with(isa: Isa, threads: usize, conv: Option<ConvAlgorithm>) -> Option
         name: format!("cpu/{isa}{algorithm}"),
         backend: Arc::new(backend),
         dtype: Dtype::F32,
+        rounding: Dtype::F32,
         approximate_convolution: conv.is_none_or(|c| c == ConvAlgorithm::Winograd),
         forced_convolution: conv.is_some(),
     })
@@ -63,7 +72,7 @@ pub fn default_backends() -> &'static [TestBackend] {
     static LIST: OnceLock<Vec<TestBackend>> = OnceLock::new();
     LIST.get_or_init(|| {
         let mut list = vec![reference(Dtype::F32)];
-        for isa in Isa::ALL {
+        for isa in f32_isas() {
             match cpu_with(isa, 2, None) {
                 Some(backend) => list.push(backend),
                 None => eprintln!("SKIPPED cpu/{isa}: this processor does not have it"),
@@ -79,12 +88,36 @@ pub fn exact_backends() -> &'static [TestBackend] {
     static LIST: OnceLock<Vec<TestBackend>> = OnceLock::new();
     LIST.get_or_init(|| {
         let mut list = vec![reference(Dtype::F32)];
-        for isa in Isa::ALL {
+        for isa in f32_isas() {
             for algorithm in EXACT_ALGORITHMS {
                 list.extend(cpu_with(isa, 2, Some(algorithm)));
             }
         }
         list
+    })
+}
+
+/// Instruction sets that differ in f32.
+fn f32_isas() -> impl Iterator<Item = Isa> {
+    Isa::ALL.into_iter().filter(|&isa| isa != Isa::Avx512Bf16)
+}
+
+/// The same CPU at a dtype of 16 bits.
+pub fn at(on: TestBackend, dtype: Dtype) -> TestBackend {
+    TestBackend { name: format!("{}/{dtype}", on.name), dtype, rounding: dtype, ..on }
+}
+
+/// 16-bit floats: bf16 on every instruction set, as users run it and with convolution algorithms that
+/// add plain products; f16, which every instruction set widens alike, on the strongest.
+pub fn half_backends() -> &'static [TestBackend] {
+    static LIST: OnceLock<Vec<TestBackend>> = OnceLock::new();
+    LIST.get_or_init(|| {
+        let bf16 = Isa::ALL.into_iter().flat_map(|isa| {
+            let algorithms = [None].into_iter().chain(EXACT_ALGORITHMS.map(Some));
+            algorithms.filter_map(move |conv| Some(at(cpu_with(isa, 2, conv)?, Dtype::BF16)))
+        });
+        let f16 = cpu_with(Isa::detect(), 2, None).map(|on| at(on, Dtype::F16));
+        bf16.chain(f16).collect()
     })
 }
 
@@ -96,14 +129,14 @@ pub fn backends() -> impl Iterator<Item = &'static TestBackend> {
     default_backends().iter().chain(&exact_backends()[1..])
 }
 
-/// The same CPU with 1, 2 and 5 threads, for each instruction set.
-pub fn thread_counts() -> &'static [(Isa, [TestBackend; 3])] {
-    static LIST: OnceLock<Vec<(Isa, [TestBackend; 3])>> = OnceLock::new();
+/// The same CPU with 1, 2 and 5 threads, for each instruction set, and for the strongest in bf16.
+pub fn thread_counts() -> &'static [[TestBackend; 3]] {
+    static LIST: OnceLock<Vec<[TestBackend; 3]>> = OnceLock::new();
     LIST.get_or_init(|| {
-        let three = |isa| {
-            Some((isa, [cpu_with(isa, 1, None)?, cpu_with(isa, 2, None)?, cpu_with(isa, 5, None)?]))
-        };
-        Isa::ALL.into_iter().filter_map(three).collect()
+        let three =
+            |isa| Some([cpu_with(isa, 1, None)?, cpu_with(isa, 2, None)?, cpu_with(isa, 5, None)?]);
+        let bf16 = three(Isa::detect()).map(|list| list.map(|on| at(on, Dtype::BF16)));
+        f32_isas().filter_map(three).chain(bf16).collect()
     })
 }
 

@@ -139,7 +139,9 @@ impl Case {
     /// Forward, and backward if differentiable.
     pub fn outputs(&self, on: &TestBackend) -> Outcome<Outputs> {
         let describe = |e: tilegrad_engine::Error| e.to_string();
-        let inputs = self.tensors(&on.backend, on.dtype).map_err(describe)?;
+        let inputs = self.inputs.iter().enumerate();
+        let inputs = inputs.map(|(i, x)| x.tensor_on(on, on.dtype, stream_of(&self.label, i)));
+        let inputs: Vec<Tensor> = inputs.collect::<Result<_>>().map_err(describe)?;
         let results = (self.run)(&inputs).map_err(describe)?;
         let mut gradients = Vec::new();
         if self.differentiable && self.inputs.iter().any(|i| i.tracked) {
@@ -175,7 +177,7 @@ impl Case {
         if self.label.ends_with(INTEGERS) {
             dy = dy.to_integers();
         }
-        dy.tensor(&on.backend, on.dtype, stream_of(&self.label, 1000))
+        dy.tensor_on(on, y.dtype(), stream_of(&self.label, 1000))
     }
 
     /// The same case on small integers.

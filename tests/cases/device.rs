@@ -37,6 +37,15 @@ pub fn cases() -> Vec<Case> {
             .forward_only(),
         );
     }
+    // With a gradient, in the dtype of x.
+    for n in [0, 5, 40013] {
+        cases.push(
+            Case::new("cast", [normal(&[n])], |x| x[0].to_dtype(Dtype::F32))
+                .note("to f32")
+                .tolerance(Tolerance::EXACT)
+                .not_smooth(),
+        );
+    }
     // To integers: nearest even, saturating.
     let values = [0.5, 1.5, 2.5, -0.5, -1.5, 3e9, -3e9, 2147483000.0, 0.49, -7.0];
     cases.push(

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use tilegrad_engine::{Backend, Dtype, Result, Tensor};
 use tilegrad_kernels::philox::{Purpose, Stream};
 
+use crate::TestBackend;
+
 /// How elements are drawn. Every value is exact in f32, so that all backends see the same number.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Values {
@@ -165,10 +167,36 @@ impl Input {
         dtype: Dtype,
         stream: Stream,
     ) -> Result<Tensor> {
-        let data = self.draw(stream);
+        self.tensor_from(self.draw(stream), backend, dtype)
+    }
+
+    /// The same of elements that are first rounded as those of `on` are.
+    pub fn tensor_on(&self, on: &TestBackend, dtype: Dtype, stream: Stream) -> Result<Tensor> {
+        let mut data = self.draw(stream);
+        if !self.integer {
+            data.iter_mut().for_each(|v| *v = rounded(*v, on.rounding));
+        }
+        self.tensor_from(data, &on.backend, dtype)
+    }
+
+    fn tensor_from(
+        &self,
+        data: Vec<f64>,
+        backend: &Arc<dyn Backend>,
+        dtype: Dtype,
+    ) -> Result<Tensor> {
         let dtype = if self.integer { Dtype::I32 } else { dtype };
         let tensor = tensor_of(backend, &data, &self.shape, dtype)?;
         Ok(if self.tracked { tensor.tracked() } else { tensor })
+    }
+}
+
+/// The nearest value of a 16-bit dtype; of another, the value itself (inputs are f32 at most).
+pub fn rounded(v: f64, dtype: Dtype) -> f64 {
+    match dtype {
+        Dtype::BF16 => half::bf16::from_f64(v).to_f64(),
+        Dtype::F16 => half::f16::from_f64(v).to_f64(),
+        _ => v,
     }
 }
 

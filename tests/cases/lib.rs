@@ -24,13 +24,14 @@ pub mod pool2d;
 pub mod reduce;
 
 pub use backends::{
-    TestBackend, backends, cpu_with, default_backends, exact_backends, oracle, thread_counts,
+    TestBackend, at, backends, cpu_with, default_backends, exact_backends, half_backends, oracle,
+    oracle_of, thread_counts,
 };
 pub use case::{Case, ErrorCase, Outputs};
 pub use compare::{Failures, Tolerance, compare, relative_norm, same_bits, same_values};
 pub use input::{
     Input, Special, Values, constant, distinct, integers, labels, list, normal, positive,
-    probabilities, uniform,
+    probabilities, rounded, uniform,
 };
 pub use recorder::Recorder;
 

@@ -7,16 +7,16 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, ensure};
 use clap::ValueEnum;
 use tilegrad_engine::profile::{self, Pass};
-use tilegrad_engine::{Backend, Tensor, no_grad};
+use tilegrad_engine::{Backend, Dtype, Tensor, no_grad};
 use tilegrad_kernels::philox::{Purpose, Stream};
 use tilegrad_nn::{
     Context, Model, ModelConfig, Module, Optimizer, ParamGroup, Setting, Sgd, SgdConfig, loss,
 };
 
-use crate::device::Compute;
+use crate::device::{self, Compute};
 use crate::{model, outln};
 
 /// Steps before the clock starts.
@@ -43,7 +43,7 @@ pub struct Args {
     /// Images a step
     #[arg(long, value_name = "N", default_value_t = 128)]
     batch: usize,
-    /// Number format: f32
+    /// Number format of activations: f32 or bf16
     #[arg(long, default_value = "f32")]
     dtype: String,
     /// Timed steps
@@ -75,12 +75,11 @@ pub fn run(args: Args) -> Result<()> {
         "--steps must be 1 to 1000000, got {}",
         args.steps
     );
-    if args.dtype != "f32" {
-        bail!("--dtype must be f32, the one that this version computes in; got '{}'", args.dtype);
-    }
+    let precision = device::precision("dtype", &args.dtype)?;
     let compute = Compute::open(&args.device, args.threads)?;
     let (mut times, profile) = compute.enter(|| {
         let mut bench = Bench::new(&compute.backend, ModelConfig::new(kind, CLASSES), args.batch)?;
+        bench.precision = precision;
         let mut times = Vec::with_capacity(args.steps);
         for step in 0..WARM_UP + args.steps {
             if step == WARM_UP && args.profile {
@@ -170,6 +169,7 @@ struct Bench {
     sgd: Sgd,
     x: Tensor,
     labels: Tensor,
+    precision: Dtype,
 }
 
 impl Bench {
@@ -190,11 +190,13 @@ impl Bench {
             sgd,
             x: Tensor::from_slice(backend, &pixels, &shape)?,
             labels: Tensor::from_slice(backend, &labels, &[batch])?,
+            precision: Dtype::F32,
         })
     }
 
     fn train_step(&mut self, step: u32) -> Result<()> {
-        let logits = self.model.forward(&self.x, &mut Context::train(0, step))?;
+        let mut context = Context::train(0, step).with_precision(self.precision);
+        let logits = self.model.forward(&self.x, &mut context)?;
         let loss = loss::cross_entropy(&logits, &self.labels, 0.1)?;
         drop(logits);
         let gradients = loss.backward()?;
@@ -206,7 +208,8 @@ impl Bench {
     }
 
     fn infer_step(&mut self) -> Result<()> {
-        no_grad(|| self.model.forward(&self.x, &mut Context::eval()))?;
+        let mut context = Context::eval().with_precision(self.precision);
+        no_grad(|| self.model.forward(&self.x, &mut context))?;
         Ok(())
     }
 }

@@ -4,12 +4,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Result, ensure};
+use tilegrad_engine::Dtype;
 
 use crate::data::{self, Dataset, Split};
-use crate::device::Compute;
+use crate::device::{self, Compute};
 use crate::loader::{Loader, LoaderOptions};
 use crate::model::{self, Loaded};
-use crate::train::evaluate::{Evaluation, evaluate};
+use crate::train::evaluate::{Evaluation, Views, evaluate};
 use crate::train::run_dir;
 use crate::{outln, plots};
 
@@ -38,6 +39,9 @@ pub struct Args {
     /// Device: cpu or reference
     #[arg(long, default_value = "cpu")]
     device: String,
+    /// Number format of activations: f32 or bf16
+    #[arg(long, default_value = "f32")]
+    precision: String,
     /// Threads of the CPU device [default: one a core]
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
@@ -57,6 +61,7 @@ pub fn run(args: Args) -> Result<()> {
         "--synthetic-test must be 1 to 1000000, got {}",
         args.synthetic_test
     );
+    let precision = device::precision("precision", &args.precision)?;
     let compute = Compute::open(&args.device, args.threads)?;
     let path = run_dir::checkpoint_in(&args.checkpoint)?;
     let load = |split| match args.data.as_str() {
@@ -79,7 +84,7 @@ pub fn run(args: Args) -> Result<()> {
     let test = load(Split::Test)?;
     loaded.meta.check_data(&test, &path, &args.data)?;
     let (loaded, evaluation) =
-        compute.enter(|| measure(&compute, loaded, test, args.batch, args.tta))?;
+        compute.enter(|| measure(&compute, loaded, test, args.batch, precision, args.tta))?;
     if let Some(path) = &args.confusion {
         plots::confusion(path, &loaded.meta.classes, &evaluation.confusion)?;
     }
@@ -100,11 +105,13 @@ fn measure(
     loaded: Loaded,
     test: Dataset,
     batch: usize,
+    precision: Dtype,
     tta: bool,
 ) -> Result<(Loaded, Evaluation)> {
     let options = LoaderOptions::evaluation(batch, loaded.meta.mean, loaded.meta.std, 1);
     let loader = Loader::new(Arc::new(test), options)?;
-    let evaluation = evaluate(&loaded.model, &compute.backend, &loader, tta, || false)?;
+    let how = Views { precision, tta };
+    let evaluation = evaluate(&loaded.model, &compute.backend, &loader, how, || false)?;
     let evaluation = evaluation.ok_or_else(|| anyhow::anyhow!("the evaluation was stopped"))?;
     Ok((loaded, evaluation))
 }

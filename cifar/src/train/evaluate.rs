@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::Result;
-use tilegrad_engine::{Backend, Tensor, no_grad, ops};
+use tilegrad_engine::{Backend, Dtype, Tensor, no_grad, ops};
 use tilegrad_nn::{Context, Model, Module};
 
 use super::metrics::{Confusion, argmax};
@@ -27,13 +27,21 @@ impl Evaluation {
     }
 }
 
-/// Classifies all images of `loader`, by the mean over six views of each if `tta` says so. `None` if
-/// `stop` said so between two batches.
+/// How images are looked at.
+#[derive(Clone, Copy, Debug)]
+pub struct Views {
+    /// Of activations.
+    pub precision: Dtype,
+    /// By the mean over six views of each image.
+    pub tta: bool,
+}
+
+/// Classifies all images of `loader`. `None` if `stop` said so between two batches.
 pub fn evaluate(
     model: &Model,
     backend: &Arc<dyn Backend>,
     loader: &Loader,
-    tta: bool,
+    how: Views,
     stop: impl Fn() -> bool,
 ) -> Result<Option<Evaluation>> {
     let data = loader.dataset();
@@ -54,9 +62,10 @@ pub fn evaluate(
         let x = Tensor::from_slice(backend, &batch.images, &[n, size, size, 3])?;
         let labels = Tensor::from_slice(backend, &batch.labels, &[n])?;
         let (logits, losses) = no_grad(|| -> Result<_> {
-            let logits = match tta {
-                true => tta::logits(model, &x)?,
-                false => model.forward(&x, &mut Context::eval())?,
+            let context = &mut Context::eval().with_precision(how.precision);
+            let logits = match how.tta {
+                true => tta::logits(model, &x, context)?,
+                false => model.forward(&x, context)?,
             };
             let losses = ops::cross_entropy(&logits, &labels, 0.0)?;
             Ok((logits.to_vec::<f32>()?, losses.to_vec::<f32>()?))

@@ -20,18 +20,19 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail, ensure};
+use tilegrad_engine::Dtype;
 use tilegrad_nn::Model;
 
 use crate::augment::{Augmentation, Mixing};
 use crate::cli::describe;
 use crate::config::{Config, Normalisation};
 use crate::data::{self, Dataset, Split};
-use crate::device::Compute;
+use crate::device::{self, Compute};
 use crate::loader::{Loader, LoaderOptions};
 use crate::model::{self, Meta};
 use crate::plots;
 use checkpoint::Position;
-use evaluate::{Evaluation, evaluate};
+use evaluate::{Evaluation, Views, evaluate};
 use metrics::Row;
 use optimize::Update;
 use progress::Progress;
@@ -136,6 +137,8 @@ struct Trainer {
     update: Update,
     meta: Meta,
     position: Position,
+    /// Of activations.
+    precision: Dtype,
     /// Images of the last batch.
     batch_size: usize,
     /// Steps that the last save holds.
@@ -152,6 +155,7 @@ impl Trainer {
         limits: Limits,
         stop: Stop,
     ) -> Result<Trainer> {
+        let precision = device::precision("precision", &config.precision)?;
         let (train, test) = load_data(&config)?;
         let fingerprint = format!("{}-{}", train.fingerprint(), test.fingerprint());
         let (mean, std) = normalisation(&config, &train);
@@ -192,6 +196,7 @@ impl Trainer {
             batch_size: 0,
             saved_step: position.step,
             position,
+            precision,
             run,
             progress,
         };
@@ -311,7 +316,8 @@ impl Trainer {
         drop(batches);
         self.progress.evaluating();
         let stop = self.stop.clone();
-        let evaluation = evaluate(&self.model, &self.compute.backend, &self.test, false, || {
+        let how = Views { precision: self.precision, tta: false };
+        let evaluation = evaluate(&self.model, &self.compute.backend, &self.test, how, || {
             stop.exit_code().is_some()
         })?;
         let Some(evaluation) = evaluation else {
@@ -383,7 +389,8 @@ impl Trainer {
                 let stop = self.stop.clone();
                 let stopped = || stop.exit_code().is_some();
                 let (model, backend) = (&self.model, &self.compute.backend);
-                match evaluate(model, backend, &self.test, true, stopped)? {
+                let how = Views { precision: self.precision, tta: true };
+                match evaluate(model, backend, &self.test, how, stopped)? {
                     Some(evaluation) => evaluation.accuracy(),
                     None => return self.must_stop(),
                 }

@@ -12,6 +12,7 @@ use tilegrad_nn::{
 };
 
 use crate::config::{Config, OptimizerKind, ScheduleKind};
+use crate::device;
 
 /// Turns gradients into changes of a model's parameters, step by step.
 pub struct Update {
@@ -96,7 +97,7 @@ fn muon(config: &Config, model: &Model, steps_per_epoch: u64) -> Result<Combined
         momentum: config.momentum,
         nesterov: config.nesterov,
         iterations: config.newton_schulz,
-        ..MuonConfig::default()
+        dtype: device::precision("precision", &config.precision)?,
     };
     // SGD multiplies its decay by the learning rate: divided out here, so that groups of unequal
     // rates decay alike.

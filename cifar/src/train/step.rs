@@ -76,7 +76,7 @@ impl Trainer {
     /// masks of its own.
     fn context(&self, part: usize) -> Context {
         let pass = self.position.step * self.config.accumulate as u64 + part as u64;
-        Context::train(self.config.seed, pass as u32)
+        Context::train(self.config.seed, pass as u32).with_precision(self.precision)
     }
 
     /// Gradients of `share` times the mean loss of a batch, and the batch's images.

@@ -19,12 +19,13 @@ const VIEWS: [(isize, bool, f64); 6] = [
     (1, true, 0.125),
 ];
 
-/// Logits `[N, classes]` of images `[N, size, size, 3]`, the mean over their views.
-pub fn logits(model: &Model, x: &Tensor) -> Result<Tensor> {
+/// Logits `[N, classes]` of images `[N, size, size, 3]`, the mean over their views, in a context for
+/// evaluation.
+pub fn logits(model: &Model, x: &Tensor, context: &mut Context) -> Result<Tensor> {
     let mut sum: Option<Tensor> = None;
     for (offset, mirrored, weight) in VIEWS {
         let x = view(x, offset, mirrored)?;
-        let logits = model.forward(&x, &mut Context::eval())?;
+        let logits = model.forward(&x, context)?;
         let part = ops::affine(&logits, weight, 0.0)?;
         sum = Some(match sum {
             Some(sum) => ops::add(&sum, &part)?,
@@ -99,7 +100,8 @@ mod tests {
             let part = plain(&view(&x, offset, mirrored).unwrap());
             expected.iter_mut().zip(part).for_each(|(e, p)| *e += weight * f64::from(p));
         }
-        let got = no_grad(|| logits(&model, &x)).unwrap().to_vec::<f32>().unwrap();
+        let got =
+            no_grad(|| logits(&model, &x, &mut Context::eval())).unwrap().to_vec::<f32>().unwrap();
         for (got, right) in got.iter().zip(expected) {
             assert!((f64::from(*got) - right).abs() < 1e-6, "{got} {right}");
         }

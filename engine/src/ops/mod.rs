@@ -15,6 +15,7 @@ pub mod amax;
 pub mod argmax;
 pub mod avg_pool2d;
 pub mod batch_norm;
+pub mod cast;
 pub mod concat;
 pub mod conv2d;
 pub mod cross_entropy;
@@ -53,6 +54,7 @@ pub use self::{
     argmax::argmax,
     avg_pool2d::{avg_pool2d, global_avg_pool2d},
     batch_norm::{BatchNorm, batch_norm, batch_norm_inference},
+    cast::cast,
     concat::concat,
     conv2d::conv2d,
     cross_entropy::cross_entropy,

@@ -9,11 +9,16 @@
 //! ```
 //!
 //! where g is the gradient before the activation. Rows are walked in runs, see [`super::tiles`].
+//! x, y and the residual may be bf16; statistics and partial sums are f32 whatever they are.
+
+use std::borrow::Cow;
 
 use super::Cpu;
+use super::scalar::Scalar;
 use super::simd::{Kernel, Vector};
 use super::threads::SharedMut;
 use super::tiles::{RowSums, TILE, fold_repeats, piece, repeat, run_width};
+use crate::host::HostMemory;
 use crate::*;
 
 const OP: &str = "batch_norm";
@@ -25,14 +30,14 @@ const GRADIENTS: usize = 2;
 /// Sums of d = x - shift and of d² over a block of rows, and the shift: the block's first row, so
 /// that the squares do not cancel where the mean is large against the deviation. `out` is
 /// `[STATISTICS, sums.width()]`.
-struct StatisticsKernel<'a> {
+struct StatisticsKernel<'a, T> {
     sums: RowSums,
     task: usize,
-    x: &'a [f32],
+    x: &'a [T],
     out: &'a mut [f32],
 }
 
-impl Kernel for StatisticsKernel<'_> {
+impl<T: Scalar> Kernel for StatisticsKernel<'_, T> {
     type Output = ();
     #[inline(always)]
     fn run<V: Vector>(self) {
@@ -41,7 +46,7 @@ impl Kernel for StatisticsKernel<'_> {
         let (c, width) = (block.columns.len(), block.width);
         let mut shift = [0.0f32; TILE];
         for repeat in shift[..width].chunks_exact_mut(c) {
-            repeat.copy_from_slice(&x[block.start..][..c]);
+            repeat.iter_mut().zip(&x[block.start..][..c]).for_each(|(s, x)| *s = x.widen());
         }
         let (mut first, mut second) = ([0.0f32; TILE], [0.0f32; TILE]);
         for run in block.runs() {
@@ -49,7 +54,7 @@ impl Kernel for StatisticsKernel<'_> {
             let n = x.len();
             let sums = first[..n].iter_mut().zip(&mut second[..n]);
             for ((first, second), (&x, &shift)) in sums.zip(x.iter().zip(&shift[..n])) {
-                let d = x - shift;
+                let d = x.widen() - shift;
                 *first += d;
                 *second = V::scalar_mul_add(d, d, *second);
             }
@@ -107,17 +112,17 @@ fn inverse_deviation(args: &BatchNormArgs, var: f32) -> f32 {
 }
 
 /// y = activation((x - mean) scale + beta + residual), the per-channel values repeated.
-struct Apply<'a> {
+struct Apply<'a, T> {
     relu: bool,
-    x: &'a [f32],
-    residual: Option<&'a [f32]>,
+    x: &'a [T],
+    residual: Option<&'a [T]>,
     mean: &'a [f32],
     scale: &'a [f32],
     beta: &'a [f32],
-    y: &'a mut [f32],
+    y: &'a mut [T],
 }
 
-impl Kernel for Apply<'_> {
+impl<T: Scalar> Kernel for Apply<'_, T> {
     type Output = ();
     #[inline(always)]
     fn run<V: Vector>(self) {
@@ -126,24 +131,39 @@ impl Kernel for Apply<'_> {
         for (i, (y, x)) in y.chunks_mut(width).zip(x.chunks(width)).enumerate() {
             let n = y.len();
             let channels = mean[..n].iter().zip(&scale[..n]).zip(&beta[..n]);
+            // The activation is decided outside of the loops, which then become SIMD.
+            let store = |y: &mut T, v: f32| *y = T::narrow(v);
+            let store_relu = |y: &mut T, v: f32| *y = T::narrow(if v <= 0.0 { 0.0 } else { v });
             match residual {
                 None => {
-                    for ((y, &x), ((&mean, &scale), &beta)) in y.iter_mut().zip(x).zip(channels) {
-                        *y = V::scalar_mul_add(x - mean, scale, beta);
+                    let all = y.iter_mut().zip(x).zip(channels);
+                    let value =
+                        |x: T, mean, scale, beta| V::scalar_mul_add(x.widen() - mean, scale, beta);
+                    match relu {
+                        false => {
+                            all.for_each(|((y, &x), ((&m, &s), &b))| store(y, value(x, m, s, b)))
+                        }
+                        true => {
+                            all.for_each(|((y, &x), ((&m, &s), &b))| {
+                                store_relu(y, value(x, m, s, b))
+                            });
+                        }
                     }
                 }
                 Some(residual) => {
                     let inputs = x.iter().zip(&residual[i * width..][..n]);
-                    for ((y, (&x, &r)), ((&mean, &scale), &beta)) in
-                        y.iter_mut().zip(inputs).zip(channels)
-                    {
-                        *y = V::scalar_mul_add(x - mean, scale, beta) + r;
+                    let all = y.iter_mut().zip(inputs).zip(channels);
+                    let value = |x: T, r: T, mean, scale, beta| {
+                        V::scalar_mul_add(x.widen() - mean, scale, beta) + r.widen()
+                    };
+                    match relu {
+                        false => all.for_each(|((y, (&x, &r)), ((&m, &s), &b))| {
+                            store(y, value(x, r, m, s, b));
+                        }),
+                        true => all.for_each(|((y, (&x, &r)), ((&m, &s), &b))| {
+                            store_relu(y, value(x, r, m, s, b));
+                        }),
                     }
-                }
-            }
-            if relu {
-                for y in y {
-                    *y = if *y <= 0.0 { 0.0 } else { *y };
                 }
             }
         }
@@ -151,18 +171,18 @@ impl Kernel for Apply<'_> {
 }
 
 /// y from x and the statistics.
-fn apply(
+fn apply<T: Scalar>(
     cpu: &Cpu,
     args: &BatchNormArgs,
-    x: &[f32],
+    x: &[T],
     gamma: &[f32],
     beta: &[f32],
     mean: &[f32],
     var: &[f32],
-    residual: Option<&[f32]>,
+    residual: Option<&[T]>,
 ) -> Result<Buffer> {
     let len = args.elements();
-    let mut memory = cpu.alloc::<f32>(len)?;
+    let mut memory = cpu.alloc::<T>(len)?;
     let scale = gamma.iter().zip(var).map(|(gamma, &var)| gamma * inverse_deviation(args, var));
     let scale = repeat(&scale.collect::<Vec<f32>>());
     let (mean, beta) = (repeat(mean), repeat(beta));
@@ -173,11 +193,30 @@ fn apply(
         let (x, residual) = (&x[part.clone()], residual.map(|residual| &residual[part]));
         cpu.isa.run(Apply { relu, x, residual, mean: &mean, scale: &scale, beta: &beta, y })
     });
-    Ok(memory.into_buffer::<f32>(len))
+    Ok(memory.into_buffer::<T>(len))
+}
+
+/// A value a channel, as f32: f32 always fits, and T too.
+fn per_channel<'a, T: Scalar>(cpu: &Cpu, x: &'a Buffer, c: usize) -> Result<Cow<'a, [f32]>> {
+    if x.dtype() == Dtype::F32 {
+        return Ok(Cow::Borrowed(cpu.read::<f32>(OP, x, c)?));
+    }
+    Ok(cpu.read::<T>(OP, x, c)?.iter().map(|v| v.widen()).collect())
+}
+
+/// f32 values of a channel each as a buffer of the dtype of `like`: f32 or T.
+fn like<T: Scalar>(cpu: &Cpu, values: HostMemory, c: usize, like: &Buffer) -> Result<Buffer> {
+    if like.dtype() == Dtype::F32 {
+        return Ok(values.into_buffer::<f32>(c));
+    }
+    let mut memory = cpu.alloc::<T>(c)?;
+    let out = memory.slice_mut::<T>(c).iter_mut();
+    out.zip(values.slice::<f32>(c)).for_each(|(out, &v)| *out = T::narrow(v));
+    Ok(memory.into_buffer::<T>(c))
 }
 
 /// Statistics of x, and y.
-pub fn forward(
+pub fn forward<T: Scalar>(
     cpu: &Cpu,
     args: &BatchNormArgs,
     x: &Buffer,
@@ -186,9 +225,9 @@ pub fn forward(
     residual: Option<&Buffer>,
 ) -> Result<BatchNormOutput> {
     let &BatchNormArgs { rows, c, .. } = args;
-    let x = cpu.read::<f32>(OP, x, args.elements())?;
-    let (gamma, beta) = (cpu.read::<f32>(OP, gamma, c)?, cpu.read::<f32>(OP, beta, c)?);
-    let residual = residual.map(|r| cpu.read::<f32>(OP, r, args.elements())).transpose()?;
+    let x = cpu.read::<T>(OP, x, args.elements())?;
+    let (gamma, beta) = (per_channel::<T>(cpu, gamma, c)?, per_channel::<T>(cpu, beta, c)?);
+    let residual = residual.map(|r| cpu.read::<T>(OP, r, args.elements())).transpose()?;
     let (mut mean, mut var) = (cpu.alloc::<f32>(c)?, cpu.alloc::<f32>(c)?);
     {
         let sums = RowSums::new(rows, c);
@@ -200,12 +239,12 @@ pub fn forward(
         });
         combine_statistics(sums, partials, rows, mean.slice_mut(c), var.slice_mut(c));
     }
-    let y = apply(cpu, args, x, gamma, beta, mean.slice(c), var.slice(c), residual)?;
+    let y = apply(cpu, args, x, &gamma, &beta, mean.slice(c), var.slice(c), residual)?;
     Ok(BatchNormOutput { y, mean: mean.into_buffer::<f32>(c), var: var.into_buffer::<f32>(c) })
 }
 
 /// y from given statistics.
-pub fn inference(
+pub fn inference<T: Scalar>(
     cpu: &Cpu,
     args: &BatchNormArgs,
     x: &Buffer,
@@ -216,28 +255,28 @@ pub fn inference(
     residual: Option<&Buffer>,
 ) -> Result<Buffer> {
     let c = args.c;
-    let x = cpu.read::<f32>(OP, x, args.elements())?;
-    let (gamma, beta) = (cpu.read::<f32>(OP, gamma, c)?, cpu.read::<f32>(OP, beta, c)?);
-    let (mean, var) = (cpu.read::<f32>(OP, mean, c)?, cpu.read::<f32>(OP, var, c)?);
-    let residual = residual.map(|r| cpu.read::<f32>(OP, r, args.elements())).transpose()?;
-    apply(cpu, args, x, gamma, beta, mean, var, residual)
+    let x = cpu.read::<T>(OP, x, args.elements())?;
+    let (gamma, beta) = (per_channel::<T>(cpu, gamma, c)?, per_channel::<T>(cpu, beta, c)?);
+    let (mean, var) = (per_channel::<T>(cpu, mean, c)?, per_channel::<T>(cpu, var, c)?);
+    let residual = residual.map(|r| cpu.read::<T>(OP, r, args.elements())).transpose()?;
+    apply(cpu, args, x, &gamma, &beta, &mean, &var, residual)
 }
 
 /// Σ g and Σ g (x - mean) over a block of rows, with g = dy where y is positive (everywhere without
 /// an activation); g is also written where it is wanted. `out` is `[GRADIENTS, sums.width()]`,
 /// `mean` is repeated.
-struct SumsKernel<'a> {
+struct SumsKernel<'a, T> {
     sums: RowSums,
     task: usize,
-    x: &'a [f32],
-    y: Option<&'a [f32]>,
-    dy: &'a [f32],
+    x: &'a [T],
+    y: Option<&'a [T]>,
+    dy: &'a [T],
     mean: &'a [f32],
-    g: Option<&'a SharedMut<f32>>,
+    g: Option<&'a SharedMut<T>>,
     out: &'a mut [f32],
 }
 
-impl Kernel for SumsKernel<'_> {
+impl<T: Scalar> Kernel for SumsKernel<'_, T> {
     type Output = ();
     #[inline(always)]
     fn run<V: Vector>(self) {
@@ -256,23 +295,24 @@ impl Kernel for SumsKernel<'_> {
             match y {
                 None => {
                     for ((first, second), ((&x, &mean), &g)) in accumulators.zip(inputs) {
+                        let g = g.widen();
                         *first += g;
-                        *second = V::scalar_mul_add(g, x - mean, *second);
+                        *second = V::scalar_mul_add(g, x.widen() - mean, *second);
                     }
                 }
                 Some(y) => {
                     let inputs = inputs.zip(&y[run.clone()]);
                     for ((first, second), (((&x, &mean), &dy), &y)) in accumulators.zip(inputs) {
-                        let g = if y <= 0.0 { 0.0 } else { dy };
+                        let g = if y.widen() <= 0.0 { 0.0 } else { dy.widen() };
                         *first += g;
-                        *second = V::scalar_mul_add(g, x - mean, *second);
+                        *second = V::scalar_mul_add(g, x.widen() - mean, *second);
                     }
                     if let Some(g) = g {
                         // SAFETY: the runs of different tasks are disjoint, and each is borrowed
                         // once.
                         let g = unsafe { g.slice(run.start, n) };
                         for ((g, &dy), &y) in g.iter_mut().zip(dy).zip(&y[run]) {
-                            *g = if y <= 0.0 { 0.0 } else { dy };
+                            *g = if y.widen() <= 0.0 { T::narrow(0.0) } else { dy };
                         }
                     }
                 }
@@ -287,13 +327,13 @@ impl Kernel for SumsKernel<'_> {
 }
 
 /// dx = a g + b (x - mean) + d, the per-channel values repeated; without statistics only a g.
-struct DxKernel<'a> {
-    x: &'a [f32],
-    y: Option<&'a [f32]>,
-    dy: &'a [f32],
+struct DxKernel<'a, T> {
+    x: &'a [T],
+    y: Option<&'a [T]>,
+    dy: &'a [T],
     statistics: bool,
     channels: &'a Channels,
-    dx: &'a mut [f32],
+    dx: &'a mut [T],
 }
 
 /// Per-channel values of [`DxKernel`].
@@ -304,7 +344,7 @@ struct Channels {
     d: Vec<f32>,
 }
 
-impl Kernel for DxKernel<'_> {
+impl<T: Scalar> Kernel for DxKernel<'_, T> {
     type Output = ();
     #[inline(always)]
     fn run<V: Vector>(self) {
@@ -320,16 +360,17 @@ impl Kernel for DxKernel<'_> {
             match y {
                 _ if !statistics => {
                     for ((dx, &dy), &a) in dx.iter_mut().zip(dy).zip(a) {
-                        *dx = a * dy;
+                        *dx = T::narrow(a * dy.widen());
                     }
                     for (dx, &y) in dx.iter_mut().zip(y.map_or(&[][..], |y| &y[run])) {
-                        *dx = if y <= 0.0 { 0.0 } else { *dx };
+                        *dx = if y.widen() <= 0.0 { T::narrow(0.0) } else { *dx };
                     }
                 }
                 None => {
                     let inputs = x.iter().zip(dy).zip(constants);
                     for (dx, ((&x, &g), ((&mean, &a), (&b, &d)))) in dx.iter_mut().zip(inputs) {
-                        *dx = V::scalar_mul_add(a, g, V::scalar_mul_add(b, x - mean, d));
+                        let rest = V::scalar_mul_add(b, x.widen() - mean, d);
+                        *dx = T::narrow(V::scalar_mul_add(a, g.widen(), rest));
                     }
                 }
                 Some(y) => {
@@ -337,8 +378,9 @@ impl Kernel for DxKernel<'_> {
                     for (dx, (((&x, &dy), &y), ((&mean, &a), (&b, &d)))) in
                         dx.iter_mut().zip(inputs)
                     {
-                        let g = if y <= 0.0 { 0.0 } else { dy };
-                        *dx = V::scalar_mul_add(a, g, V::scalar_mul_add(b, x - mean, d));
+                        let g = if y.widen() <= 0.0 { 0.0 } else { dy.widen() };
+                        let rest = V::scalar_mul_add(b, x.widen() - mean, d);
+                        *dx = T::narrow(V::scalar_mul_add(a, g, rest));
                     }
                 }
             }
@@ -347,7 +389,7 @@ impl Kernel for DxKernel<'_> {
 }
 
 /// All gradients.
-pub fn backward(
+pub fn backward<T: Scalar>(
     cpu: &Cpu,
     args: &BatchNormArgs,
     x: &Buffer,
@@ -360,27 +402,27 @@ pub fn backward(
 ) -> Result<BatchNormGradients> {
     let &BatchNormArgs { rows, c, .. } = args;
     let len = args.elements();
-    let x = cpu.read::<f32>(OP, x, len)?;
+    let x = cpu.read::<T>(OP, x, len)?;
     let y = match (args.activation, y) {
         (Activation::Identity, _) => None,
-        (Activation::Relu, Some(y)) => Some(cpu.read::<f32>(OP, y, len)?),
+        (Activation::Relu, Some(y)) => Some(cpu.read::<T>(OP, y, len)?),
         (Activation::Relu, None) => {
             let detail = format!("the backward pass of {:?} needs y, got none", args.activation);
             return Err(Error::argument(OP, detail));
         }
     };
-    let gamma = cpu.read::<f32>(OP, gamma, c)?;
-    let (mean, var) = (cpu.read::<f32>(OP, mean, c)?, cpu.read::<f32>(OP, var, c)?);
-    let dy_data = cpu.read::<f32>(OP, dy, len)?;
+    let gamma_data = per_channel::<T>(cpu, gamma, c)?;
+    let (mean, var) = (per_channel::<T>(cpu, mean, c)?, per_channel::<T>(cpu, var, c)?);
+    let dy_data = cpu.read::<T>(OP, dy, len)?;
 
     // Pass 1. Without an activation the residual's gradient is dy itself, shared.
-    let mut g_memory = (residual && y.is_some()).then(|| cpu.alloc::<f32>(len)).transpose()?;
-    let g = g_memory.as_mut().map(|memory| SharedMut::new(memory.slice_mut::<f32>(len)));
+    let mut g_memory = (residual && y.is_some()).then(|| cpu.alloc::<T>(len)).transpose()?;
+    let g = g_memory.as_mut().map(|memory| SharedMut::new(memory.slice_mut::<T>(len)));
     let sums = RowSums::new(rows, c);
     let stride = GRADIENTS * sums.width();
     let mut partials = cpu.alloc::<f32>(sums.tasks() * stride)?;
     let partials = partials.slice_mut::<f32>(sums.tasks() * stride);
-    let repeated_mean = repeat(mean);
+    let repeated_mean = repeat(&mean);
     cpu.threads.chunks(partials, stride, |task, out| {
         let (dy, mean, g) = (dy_data, &repeated_mean, g.as_ref());
         cpu.isa.run(SumsKernel { sums, task, x, y, dy, mean, g, out })
@@ -402,7 +444,7 @@ pub fn backward(
         };
         let inverse = f64::from(inverse_deviation(args, var[column]));
         let (sum, sum_normalised) = (total(0), total(1) * inverse);
-        let a = f64::from(gamma[column]) * inverse;
+        let a = f64::from(gamma_data[column]) * inverse;
         channels.a.push(a as f32);
         channels.b.push((-a * inverse * sum_normalised / n) as f32);
         channels.d.push((-a * sum / n) as f32);
@@ -413,9 +455,9 @@ pub fn backward(
     }
 
     // Pass 2, from g where pass 1 has written it.
-    let mut dx = cpu.alloc::<f32>(len)?;
+    let mut dx = cpu.alloc::<T>(len)?;
     let (g, mask) = match &g_memory {
-        Some(memory) => (memory.slice::<f32>(len), None),
+        Some(memory) => (memory.slice::<T>(len), None),
         None => (dy_data, y),
     };
     let (piece, statistics) = (piece(c), args.training);
@@ -427,11 +469,11 @@ pub fn backward(
         cpu.isa.run(DxKernel { x, y, dy, statistics, channels, dx })
     });
     Ok(BatchNormGradients {
-        dx: dx.into_buffer::<f32>(len),
-        dgamma: dgamma.into_buffer::<f32>(c),
-        dbeta: dbeta.into_buffer::<f32>(c),
+        dx: dx.into_buffer::<T>(len),
+        dgamma: like::<T>(cpu, dgamma, c, gamma)?,
+        dbeta: like::<T>(cpu, dbeta, c, gamma)?,
         dresidual: match g_memory {
-            Some(memory) => Some(memory.into_buffer::<f32>(len)),
+            Some(memory) => Some(memory.into_buffer::<T>(len)),
             None => residual.then(|| dy.clone()),
         },
     })

@@ -421,7 +421,7 @@ pub fn binary_backward(
         };
         let summed = sum_to(cpu, name, &args.out, &args.b, full)?;
         if op == Binary::Sub {
-            return unary_forward(cpu, Unary::Affine { scale: -1.0, shift: 0.0 }, &summed);
+            return unary_forward::<f32>(cpu, Unary::Affine { scale: -1.0, shift: 0.0 }, &summed);
         }
         Ok(summed)
     };

@@ -2,6 +2,7 @@
 //! lanes.
 
 use super::Cpu;
+use super::scalar::Scalar;
 use super::simd::{Kernel, Vector};
 use super::threads::TASK_ELEMENTS;
 use crate::philox::Stream;
@@ -13,16 +14,16 @@ const BLOCKS: usize = 64;
 const ELEMENTS: usize = 4 * BLOCKS;
 
 /// Elements from number `start` on, a multiple of 4.
-struct DropoutKernel<'a> {
+struct DropoutKernel<'a, T> {
     stream: Stream,
     threshold: u32,
     scale: f32,
     start: usize,
-    x: &'a [f32],
-    y: &'a mut [f32],
+    x: &'a [T],
+    y: &'a mut [T],
 }
 
-impl Kernel for DropoutKernel<'_> {
+impl<T: Scalar> Kernel for DropoutKernel<'_, T> {
     type Output = ();
     #[inline(always)]
     fn run<V: Vector>(self) {
@@ -31,7 +32,7 @@ impl Kernel for DropoutKernel<'_> {
             let first = (start / 4 + i * BLOCKS) as u32;
             let words = words(&stream, first);
             for ((y, &x), &word) in y.iter_mut().zip(x).zip(&words) {
-                *y = if word >= threshold { x * scale } else { 0.0 };
+                *y = T::narrow(if word >= threshold { x.widen() * scale } else { 0.0 });
             }
         }
     }
@@ -56,10 +57,10 @@ fn words(stream: &Stream, first: u32) -> [u32; ELEMENTS] {
 }
 
 /// y[i] = x[i] / (1 - p) where word i of the stream reaches the threshold, else 0.
-pub fn dropout(cpu: &Cpu, args: &DropoutArgs, x: &Buffer) -> Result<Buffer> {
+pub fn dropout<T: Scalar>(cpu: &Cpu, args: &DropoutArgs, x: &Buffer) -> Result<Buffer> {
     let &DropoutArgs { len, stream, .. } = args;
-    let x = cpu.read::<f32>("dropout", x, len)?;
-    let mut memory = cpu.alloc::<f32>(len)?;
+    let x = cpu.read::<T>("dropout", x, len)?;
+    let mut memory = cpu.alloc::<T>(len)?;
     // Ten rounds cost more than memory does.
     let piece = TASK_ELEMENTS / 4;
     cpu.threads.chunks(memory.slice_mut(len), piece, |i, y| {
@@ -67,5 +68,5 @@ pub fn dropout(cpu: &Cpu, args: &DropoutArgs, x: &Buffer) -> Result<Buffer> {
         let (threshold, scale) = (args.threshold(), args.scale() as f32);
         cpu.isa.run(DropoutKernel { stream, threshold, scale, start, x, y })
     });
-    Ok(memory.into_buffer::<f32>(len))
+    Ok(memory.into_buffer::<T>(len))
 }

@@ -2,6 +2,7 @@
 
 use super::Cpu;
 pub use super::broadcast::{binary_backward, binary_forward};
+use super::scalar::Scalar;
 use super::simd::{Kernel, Vector, math};
 use super::threads::TASK_ELEMENTS;
 use crate::*;
@@ -114,91 +115,96 @@ macro_rules! with_function {
 }
 
 /// y = f(x)
-struct Forward<'a, F> {
+struct Forward<'a, F, T> {
     f: F,
-    x: &'a [f32],
-    y: &'a mut [f32],
+    x: &'a [T],
+    y: &'a mut [T],
 }
 
-impl<F: Function> Kernel for Forward<'_, F> {
+impl<F: Function, T: Scalar> Kernel for Forward<'_, F, T> {
     type Output = ();
     #[inline(always)]
     fn run<V: Vector>(self) {
         for (y, &x) in self.y.iter_mut().zip(self.x) {
-            *y = self.f.value::<V>(x);
+            *y = T::narrow(self.f.value::<V>(x.widen()));
         }
     }
 }
 
 /// dx = dy f'
-struct Backward<'a, F> {
+struct Backward<'a, F, T> {
     f: F,
-    saved: &'a [f32],
-    dy: &'a [f32],
-    dx: &'a mut [f32],
+    saved: &'a [T],
+    dy: &'a [T],
+    dx: &'a mut [T],
 }
 
-impl<F: Function> Kernel for Backward<'_, F> {
+impl<F: Function, T: Scalar> Kernel for Backward<'_, F, T> {
     type Output = ();
     #[inline(always)]
     fn run<V: Vector>(self) {
         for ((dx, &saved), &dy) in self.dx.iter_mut().zip(self.saved).zip(self.dy) {
-            *dx = self.f.gradient::<V>(saved, dy);
+            *dx = T::narrow(self.f.gradient::<V>(saved.widen(), dy.widen()));
         }
     }
 }
 
 /// into += x
-struct Accumulate<'a> {
-    into: &'a mut [f32],
-    x: &'a [f32],
+struct Accumulate<'a, T> {
+    into: &'a mut [T],
+    x: &'a [T],
 }
 
-impl Kernel for Accumulate<'_> {
+impl<T: Scalar> Kernel for Accumulate<'_, T> {
     type Output = ();
     #[inline(always)]
     fn run<V: Vector>(self) {
         for (into, &x) in self.into.iter_mut().zip(self.x) {
-            *into += x;
+            *into = T::narrow(into.widen() + x.widen());
         }
     }
 }
 
 /// y = op(x)
-pub fn unary_forward(cpu: &Cpu, op: Unary, x: &Buffer) -> Result<Buffer> {
+pub fn unary_forward<T: Scalar>(cpu: &Cpu, op: Unary, x: &Buffer) -> Result<Buffer> {
     let len = x.len();
-    let x = cpu.read::<f32>(op.name(), x, len)?;
-    let mut memory = cpu.alloc::<f32>(len)?;
+    let x = cpu.read::<T>(op.name(), x, len)?;
+    let mut memory = cpu.alloc::<T>(len)?;
     with_function!(op, f => {
         cpu.threads.chunks(memory.slice_mut(len), TASK_ELEMENTS, |i, y| {
             let x = &x[i * TASK_ELEMENTS..][..y.len()];
             cpu.isa.run(Forward { f, x, y })
         })
     });
-    Ok(memory.into_buffer::<f32>(len))
+    Ok(memory.into_buffer::<T>(len))
 }
 
 /// dx = dy op'(x)
-pub fn unary_backward(cpu: &Cpu, op: Unary, saved: &Buffer, dy: &Buffer) -> Result<Buffer> {
+pub fn unary_backward<T: Scalar>(
+    cpu: &Cpu,
+    op: Unary,
+    saved: &Buffer,
+    dy: &Buffer,
+) -> Result<Buffer> {
     let len = dy.len();
-    let dy = cpu.read::<f32>(op.name(), dy, len)?;
-    let saved = cpu.read::<f32>(op.name(), saved, len)?;
-    let mut memory = cpu.alloc::<f32>(len)?;
+    let dy = cpu.read::<T>(op.name(), dy, len)?;
+    let saved = cpu.read::<T>(op.name(), saved, len)?;
+    let mut memory = cpu.alloc::<T>(len)?;
     with_function!(op, f => {
         cpu.threads.chunks(memory.slice_mut(len), TASK_ELEMENTS, |i, dx| {
             let piece = i * TASK_ELEMENTS..i * TASK_ELEMENTS + dx.len();
             cpu.isa.run(Backward { f, saved: &saved[piece.clone()], dy: &dy[piece], dx })
         })
     });
-    Ok(memory.into_buffer::<f32>(len))
+    Ok(memory.into_buffer::<T>(len))
 }
 
 /// into += x
-pub fn accumulate(cpu: &Cpu, into: &mut Buffer, x: &Buffer) -> Result<()> {
+pub fn accumulate<T: Scalar>(cpu: &Cpu, into: &mut Buffer, x: &Buffer) -> Result<()> {
     const OP: &str = "accumulate";
     let len = into.len();
-    let x = cpu.read::<f32>(OP, x, len)?;
-    let into = cpu.update::<f32>(OP, into, len)?;
+    let x = cpu.read::<T>(OP, x, len)?;
+    let into = cpu.update::<T>(OP, into, len)?;
     cpu.threads.chunks(into, TASK_ELEMENTS, |i, into| {
         let x = &x[i * TASK_ELEMENTS..][..into.len()];
         cpu.isa.run(Accumulate { into, x })

@@ -10,7 +10,10 @@
 //! Its strides make it serve packed panels (`a_row = 1, a_k = MR`), rows of an image or of Winograd
 //! tiles where they lie (`a_row = C, a_k = 1`), and their transposes. Every sum over p runs in
 //! order, so a result has the same bits wherever its tile begins and whichever thread computes it.
+//!
+//! For bf16, a and b are *words* of two terms each and k counts words: see [`super::scalar`].
 
+use crate::cpu::scalar::Scalar;
 use crate::cpu::simd::{Kernel, Vector, transpose_4x4};
 
 /// Rows of a packed A panel: 14 x 2 zmm accumulators, 2 vectors of B and a broadcast make 31 of 32
@@ -19,16 +22,23 @@ pub const MR_WIDE: usize = 14;
 /// The same for 16 registers: 4 x 2 accumulators, 2 of B, 1 broadcast.
 pub const MR_NARROW: usize = 4;
 
-/// acc + A B for `k` outer products.
+/// acc + A B for `k` outer products of words. Distances in a are in elements, those in b in words.
 ///
 /// # Safety
-/// `a[i * a_row + p * a_k]` for i < MR, p < k must be readable; so must `columns` (at most NV *
-/// LANES, that many if not `PARTIAL`) elements of b from each `p * b_k` on.
+/// The word at element `a[i * a_row + p * a_k]`, aligned as an element, must be readable for i < MR,
+/// p < k; so must `columns` (at most NV * LANES, that many if not `PARTIAL`) words of b from each
+/// `p * b_k` on.
 #[inline(always)]
-pub unsafe fn outer_products<V: Vector, const MR: usize, const NV: usize, const PARTIAL: bool>(
+pub unsafe fn outer_products<
+    V: Vector,
+    T: Scalar,
+    const MR: usize,
+    const NV: usize,
+    const PARTIAL: bool,
+>(
     mut acc: [[V; NV]; MR],
     k: usize,
-    (a, a_row, a_k): (*const f32, usize, usize),
+    (a, a_row, a_k): (*const T, usize, usize),
     (b, b_k): (*const f32, usize),
     columns: usize,
 ) -> [[V; NV]; MR] {
@@ -41,9 +51,9 @@ pub unsafe fn outer_products<V: Vector, const MR: usize, const NV: usize, const 
                 false => V::load(b.add(j * V::LANES)),
             });
             for i in 0..MR {
-                let v = V::splat(*a.add(i * a_row));
+                let v = V::splat(a.add(i * a_row).cast::<f32>().read_unaligned());
                 for j in 0..NV {
-                    acc[i][j] = v.mul_add(row[j], acc[i][j]);
+                    acc[i][j] = T::multiply_add(v, row[j], acc[i][j]);
                 }
             }
         }
@@ -80,14 +90,14 @@ pub unsafe fn load_tile<V: Vector, const MR: usize, const NV: usize>(
     })
 }
 
-/// Writes `columns` of the tile to `c`.
+/// Writes `columns` of the tile to `c`, rounded to its type.
 ///
 /// # Safety
 /// `min(columns, NV * LANES)` elements from each `c + i * c_row` on must be writable.
 #[inline(always)]
-pub unsafe fn store_tile<V: Vector, const MR: usize, const NV: usize>(
+pub unsafe fn store_tile<V: Vector, T: Scalar, const MR: usize, const NV: usize>(
     acc: [[V; NV]; MR],
-    c: *mut f32,
+    c: *mut T,
     c_row: usize,
     columns: usize,
 ) {
@@ -97,9 +107,9 @@ pub unsafe fn store_tile<V: Vector, const MR: usize, const NV: usize>(
             unsafe {
                 let p = c.add(i * c_row + j * V::LANES);
                 if columns >= (j + 1) * V::LANES {
-                    v.store(p)
+                    T::store(v, p)
                 } else if columns > j * V::LANES {
-                    v.store_partial(p, columns - j * V::LANES)
+                    T::store_partial(v, p, columns - j * V::LANES)
                 }
             }
         }
@@ -155,20 +165,20 @@ pub unsafe fn sweep<V: Vector, const NV: usize>(rows: usize, tiles: &impl Tiles<
 
 /// A matrix in memory: element (i, j) at `data[i * row + j * column]`.
 #[derive(Clone, Copy)]
-pub struct Matrix<'a> {
+pub struct Matrix<'a, T> {
     /// Elements.
-    pub data: &'a [f32],
+    pub data: &'a [T],
     /// Distance between rows.
     pub row: usize,
     /// Distance between columns.
     pub column: usize,
 }
 
-/// Packs columns `j0..j0 + width` of rows `k0..k0 + k` of `b` as `[k][width_padded]`, zeros behind
-/// the last column.
-pub struct PackColumns<'a> {
+/// Packs columns `j0..j0 + width` of rows `k0..k0 + k` of `b` as words
+/// `[k / TERMS, rounded up][panel]`, zeros behind the last column and the last row.
+pub struct PackColumns<'a, T> {
     /// Source.
-    pub b: Matrix<'a>,
+    pub b: Matrix<'a, T>,
     /// First row.
     pub k0: usize,
     /// Rows.
@@ -179,98 +189,129 @@ pub struct PackColumns<'a> {
     pub width: usize,
     /// Columns of the panel, at least `width`.
     pub panel: usize,
-    /// `k * panel` elements.
+    /// The words.
     pub out: &'a mut [f32],
 }
 
-impl Kernel for PackColumns<'_> {
+impl<T: Scalar> Kernel for PackColumns<'_, T> {
     type Output = ();
 
     #[inline(always)]
     fn run<V: Vector>(self) {
         let PackColumns { b, k0, k, j0, width, panel, out } = self;
+        let words = k.div_ceil(T::TERMS);
         if width < panel {
-            out[..k * panel].fill(0.0);
+            out[..words * panel].fill(0.0);
         }
         if b.column == 1 {
-            for (p, out) in out.chunks_exact_mut(panel).take(k).enumerate() {
-                let start = (k0 + p) * b.row + j0;
-                out[..width].copy_from_slice(&b.data[start..start + width]);
+            let line = |p: usize| match p < k {
+                true => &b.data[(k0 + p) * b.row + j0..][..width],
+                false => &[],
+            };
+            for (p, out) in out.chunks_exact_mut(panel).take(words).enumerate() {
+                let out = &mut out[..width];
+                if T::TERMS == 1 {
+                    out.copy_from_slice(bytemuck::cast_slice(line(p)));
+                    continue;
+                }
+                let (low, high) = (line(2 * p), line(2 * p + 1));
+                if high.is_empty() {
+                    out.iter_mut().zip(low).for_each(|(o, &l)| *o = T::word([l, T::narrow(0.0)]));
+                }
+                out.iter_mut()
+                    .zip(low.iter().zip(high))
+                    .for_each(|(o, (&l, &h))| *o = T::word([l, h]));
             }
         } else if b.row == 1 {
-            // The source is contiguous along k: four columns at a time, the last four perhaps once
-            // more.
+            // The source is contiguous along k, and so are the terms of a word: four columns at a
+            // time, the last four perhaps once more.
             let quads = (0..width / 4 * 4).step_by(4);
             let last = (width >= 4 && !width.is_multiple_of(4)).then(|| width - 4);
             for j in quads.chain(last) {
                 let corner = (j0 + j) * b.column + k0;
-                let columns: [&[f32]; 4] =
+                let columns: [&[T]; 4] =
                     std::array::from_fn(|c| &b.data[corner + c * b.column..][..k]);
                 transpose(columns, panel, &mut out[j..]);
             }
             for j in 0..if width < 4 { width } else { 0 } {
                 let column = &b.data[(j0 + j) * b.column + k0..][..k];
-                for (line, &v) in out[j..].chunks_mut(panel).zip(column) {
-                    line[0] = v;
+                for (line, terms) in out[j..].chunks_mut(panel).zip(column.chunks(T::TERMS)) {
+                    line[0] = last_word(terms);
                 }
             }
         } else {
-            for p in 0..k {
+            for p in 0..words {
                 for j in 0..width {
-                    out[p * panel + j] = b.data[(k0 + p) * b.row + (j0 + j) * b.column];
+                    let at = |p: usize| match p < k {
+                        true => b.data[(k0 + p) * b.row + (j0 + j) * b.column],
+                        false => T::narrow(0.0),
+                    };
+                    out[p * panel + j] = T::word([at(T::TERMS * p), at(T::TERMS * p + 1)]);
                 }
             }
         }
     }
 }
 
-/// Writes four columns as lines of four, `panel` apart.
+/// The word of one or two terms, zero for what is missing.
 #[inline(always)]
-fn transpose(columns: [&[f32]; 4], panel: usize, out: &mut [f32]) {
+fn last_word<T: Scalar>(terms: &[T]) -> f32 {
+    T::word([terms[0], terms.get(1).copied().unwrap_or(T::narrow(0.0))])
+}
+
+/// Writes four columns as lines of four words, `panel` apart.
+#[inline(always)]
+fn transpose<T: Scalar>(columns: [&[T]; 4], panel: usize, out: &mut [f32]) {
     let k = columns[0].len();
     assert!(columns.iter().all(|c| c.len() == k));
-    let whole = k / 4 * 4;
+    let whole = k / (4 * T::TERMS) * 4;
     assert!(whole == 0 || (whole - 1) * panel + 4 <= out.len());
-    let [a, b, c, d] = columns.map(<[f32]>::as_ptr);
+    let starts = columns.map(|c| c.as_ptr().cast::<f32>());
     for p in (0..whole).step_by(4) {
-        // SAFETY: p + 4 <= k elements of each column, and the lines lie inside `out` by the
-        // assertions.
+        // SAFETY: words p to p + 4 of each column, read as unaligned 128 bits, are elements below
+        // k; and the lines lie inside `out` by the assertions.
         unsafe {
-            let block = [a.add(p), b.add(p), c.add(p), d.add(p)];
+            let block = starts.map(|c| c.byte_add(4 * p));
             transpose_4x4(block, out.as_mut_ptr().add(p * panel), panel);
         }
     }
-    for p in whole..k {
+    for p in whole..k.div_ceil(T::TERMS) {
         for (c, column) in columns.iter().enumerate() {
-            out[p * panel + c] = column[p];
+            out[p * panel + c] = last_word(&column[T::TERMS * p..k.min(T::TERMS * (p + 1))]);
         }
     }
 }
 
 /// One block of a packed GEMM: rows of packed A panels times packed B panels, into C.
-pub struct Block<'a> {
-    /// Panels `[rows / MR][k][MR]`, zero-padded.
+pub struct Block<'a, T> {
+    /// Panels `[rows / MR][k][MR]` of words, zero-padded.
     pub a: &'a [f32],
-    /// Panels `[columns / NR][k][NR]`, zero-padded, NR = 2 * LANES.
+    /// Panels `[columns / NR][k][NR]` of words, zero-padded, NR = 2 * LANES.
     pub b: &'a [f32],
-    /// Length of the sums.
+    /// Words of the sums.
     pub k: usize,
     /// Rows of C in this block.
     pub rows: usize,
     /// Columns of C in this block.
     pub columns: usize,
-    /// First element of the block.
-    pub c: *mut f32,
-    /// Distance between rows of C.
+    /// First element of the block of C.
+    pub c: *mut T,
+    /// The block's sums over earlier k, if there are any, and where to put them if there are more
+    /// to come; in f32, perhaps C itself.
+    pub partial: *mut f32,
+    /// Distance between rows of C and of the partial sums.
     pub c_row: usize,
-    /// Whether C already holds the sum over earlier k.
+    /// Whether there are sums over earlier k.
     pub add: bool,
+    /// Whether there are more to come.
+    pub more: bool,
     /// Bias of the block's columns.
-    pub bias: Option<&'a [f32]>,
+    pub bias: Option<&'a [T]>,
 }
 
-impl Kernel for Block<'_> {
+impl<T: Scalar> Kernel for Block<'_, T> {
     type Output = ();
+    const BF16: bool = T::TERMS == 2;
 
     #[inline(always)]
     fn run<V: Vector>(self) {
@@ -282,7 +323,7 @@ impl Kernel for Block<'_> {
     }
 }
 
-impl Block<'_> {
+impl<T: Scalar> Block<'_, T> {
     /// Loops 2 and 1 around the microkernel: columns of the block, then its rows.
     #[inline(always)]
     fn loops<V: Vector, const MR: usize>(self) {
@@ -296,21 +337,21 @@ impl Block<'_> {
             // Loop 1: MR rows.
             for i in (0..self.rows).step_by(MR) {
                 let rows = (self.rows - i).min(MR);
-                // SAFETY: the panels hold the tile's operands by the assertions; C holds rows x
-                // columns from `c` on by the constructor's contract, and only they are written.
+                // SAFETY: the panels hold the tile's operands by the assertions; C, and the partial
+                // sums where they are used, hold rows x columns by the constructor's contract, and
+                // only they are written.
                 unsafe {
-                    let a = self.a.as_ptr().add(i * self.k);
+                    let a = self.a.as_ptr().add(i * self.k).cast::<T>();
                     let b = self.b.as_ptr().add(j * self.k);
-                    let c = self.c.add(i * self.c_row + j);
-                    let acc = outer_products::<V, MR, 2, false>(
+                    let acc = outer_products::<V, T, MR, 2, false>(
                         zero_tile(),
                         self.k,
-                        (a, 1, MR),
+                        (a, T::TERMS, T::TERMS * MR),
                         (b, nr),
                         nr,
                     );
                     let bias: [V; 2] = std::array::from_fn(|v| match self.bias {
-                        Some(bias) => V::load_partial(
+                        Some(bias) => T::load_partial(
                             bias.as_ptr().add((j + v * V::LANES).min(bias.len())),
                             columns.saturating_sub(v * V::LANES),
                         ),
@@ -322,12 +363,16 @@ impl Block<'_> {
                         }
                         for v in 0..2 {
                             let n = columns.saturating_sub(v * V::LANES);
-                            let p = c.add(r * self.c_row + (v * V::LANES).min(columns));
+                            let at = (i + r) * self.c_row + j + (v * V::LANES).min(columns);
                             let mut x = row[v].add(bias[v]);
                             if self.add {
-                                x = x.add(V::load_partial(p, n));
+                                x = x.add(V::load_partial(self.partial.wrapping_add(at), n));
                             }
-                            x.store_partial(p, n);
+                            if self.more {
+                                x.store_partial(self.partial.wrapping_add(at), n);
+                            } else {
+                                T::store_partial(x, self.c.add(at), n);
+                            }
                         }
                     }
                 }

@@ -11,13 +11,14 @@
 //! Only loop 4 splits a sum, and its blocks depend on the sizes alone.
 
 use crate::cpu::gemm::{Block, Matrix, PackColumns};
+use crate::cpu::scalar::Scalar;
 use crate::cpu::simd::Isa;
 use crate::*;
 
 use super::Cpu;
 use super::threads::SharedMut;
 
-/// Terms of a sum between two visits to C. A panel of B (KC x 32) streams from L2 at 128 bytes each
+/// Words of a sum between two visits to C. A panel of B (KC x 32) streams from L2 at 128 bytes each
 /// 28 cycles, a sixth of what L2 delivers; smaller blocks that fit L1 were slower here, for they
 /// visit C more often.
 const KC: usize = 512;
@@ -30,17 +31,17 @@ const SMALL: usize = 64 * 64 * 64;
 
 /// Kernel-facing sizes of one product.
 #[derive(Clone, Copy)]
-struct Product<'a> {
+struct Product<'a, T> {
     m: usize,
     n: usize,
     k: usize,
-    a: Matrix<'a>,
-    b: Matrix<'a>,
-    bias: Option<&'a [f32]>,
+    a: Matrix<'a, T>,
+    b: Matrix<'a, T>,
+    bias: Option<&'a [T]>,
 }
 
-/// y = op(a) op(b) + bias.
-pub fn matmul(
+/// y = op(a) op(b) + bias, in f32 or bf16.
+pub fn matmul<T: Scalar>(
     cpu: &Cpu,
     args: &MatmulArgs,
     a: &Buffer,
@@ -49,21 +50,21 @@ pub fn matmul(
 ) -> Result<Buffer> {
     const OP: &str = "matmul";
     let &MatmulArgs { batch, m, n, k, .. } = args;
-    let a = cpu.read::<f32>(OP, a, args.a_elements())?;
-    let b = cpu.read::<f32>(OP, b, args.b_elements())?;
-    let bias = bias.map(|bias| cpu.read::<f32>(OP, bias, n)).transpose()?;
-    let mut memory = cpu.alloc::<f32>(args.y_elements())?;
-    let y = memory.slice_mut::<f32>(args.y_elements());
+    let a = cpu.read::<T>(OP, a, args.a_elements())?;
+    let b = cpu.read::<T>(OP, b, args.b_elements())?;
+    let bias = bias.map(|bias| cpu.read::<T>(OP, bias, n)).transpose()?;
+    let mut memory = cpu.alloc::<T>(args.y_elements())?;
+    let y = memory.slice_mut::<T>(args.y_elements());
     if m * n * k == 0 {
         // Empty sums: only the bias is left.
         match bias {
             Some(bias) if n > 0 => y.chunks_exact_mut(n).for_each(|row| row.copy_from_slice(bias)),
-            _ => y.fill(0.0),
+            _ => y.fill(T::narrow(0.0)),
         }
-        return Ok(memory.into_buffer::<f32>(args.y_elements()));
+        return Ok(memory.into_buffer::<T>(args.y_elements()));
     }
     let product = |i: usize| {
-        let pick = |x: &'_ [f32], shared: bool, size: usize| -> usize {
+        let pick = |x: &'_ [T], shared: bool, size: usize| -> usize {
             debug_assert!(x.len() >= size);
             if shared { 0 } else { i * size }
         };
@@ -96,22 +97,23 @@ pub fn matmul(
             multiply(cpu, product(i), y, m * n * k > SMALL)?;
         }
     }
-    Ok(memory.into_buffer::<f32>(args.y_elements()))
+    Ok(memory.into_buffer::<T>(args.y_elements()))
 }
 
 /// Rows of a packed A panel and columns of a packed B panel.
 fn panel_sizes(isa: Isa) -> (usize, usize) {
     match isa {
-        Isa::Avx512 => (super::gemm::MR_WIDE, 32),
+        Isa::Avx512 | Isa::Avx512Bf16 => (super::gemm::MR_WIDE, 32),
         Isa::Avx2 | Isa::Portable => (super::gemm::MR_NARROW, 16),
     }
 }
 
 /// y = A B + bias for one product, on all threads if `parallel`.
-fn multiply(cpu: &Cpu, p: Product<'_>, y: &mut [f32], parallel: bool) -> Result<()> {
+fn multiply<T: Scalar>(cpu: &Cpu, p: Product<'_, T>, y: &mut [T], parallel: bool) -> Result<()> {
     let (mr, nr) = panel_sizes(cpu.isa);
-    // Loop 4 in equal blocks, so that none is short.
-    let kc = p.k.div_ceil(p.k.div_ceil(KC));
+    // Loop 4 in blocks of equal numbers of words, so that none is short.
+    let words = p.k.div_ceil(T::TERMS);
+    let kc = words.div_ceil(words.div_ceil(KC));
     let column_panels = p.n.div_ceil(nr);
     let mut packed_b = cpu.alloc::<f32>(column_panels * nr * kc)?;
     let packed_b = packed_b.slice_mut::<f32>(column_panels * nr * kc);
@@ -131,15 +133,23 @@ fn multiply(cpu: &Cpu, p: Product<'_>, y: &mut [f32], parallel: bool) -> Result<
     for _ in 0..if parallel { cpu.threads.count() } else { 1 } {
         scratch.push(std::sync::Mutex::new(cpu.alloc::<f32>(mc * kc)?));
     }
+    // Sums over some of the blocks are kept in f32: in C itself where that is f32.
+    let several = kc < words;
+    let mut sums = match several && T::TERMS > 1 {
+        true => Some(cpu.alloc::<f32>(y.len())?),
+        false => None,
+    };
+    let sums = sums.as_mut().map(|sums| SharedMut::new(sums.slice_mut::<f32>(p.m * p.n)));
     let c = SharedMut::new(y);
-    for k0 in (0..p.k).step_by(kc) {
-        let k = (p.k - k0).min(kc);
+    for w0 in (0..words).step_by(kc) {
+        let (k0, k) = (w0 * T::TERMS, (words - w0).min(kc));
+        let terms = (p.k - k0).min(k * T::TERMS);
         let b_panels = SharedMut::new(packed_b);
         run(column_panels, &|j| {
             let width = (p.n - j * nr).min(nr);
             // SAFETY: panel j is written by task j alone.
             let out = unsafe { b_panels.slice(j * nr * k, nr * k) };
-            cpu.isa.run(PackColumns { b: p.b, k0, k, j0: j * nr, width, panel: nr, out });
+            cpu.isa.run(PackColumns { b: p.b, k0, k: terms, j0: j * nr, width, panel: nr, out });
         });
         let packed_b = &*packed_b;
         run(row_blocks * column_blocks, &|task| {
@@ -155,20 +165,27 @@ fn multiply(cpu: &Cpu, p: Product<'_>, y: &mut [f32], parallel: bool) -> Result<
             let transpose = Matrix { data: p.a.data, row: p.a.column, column: p.a.row };
             for (i, out) in panels.chunks_exact_mut(mr * k).take(rows.div_ceil(mr)).enumerate() {
                 let (j0, width) = (i0 + i * mr, (rows - i * mr).min(mr));
-                cpu.isa.run(PackColumns { b: transpose, k0, k, j0, width, panel: mr, out });
+                let pack = PackColumns { b: transpose, k0, k: terms, j0, width, panel: mr, out };
+                cpu.isa.run(pack);
             }
+            // SAFETY: (i0, j0) lies inside C and the sums, and this task alone touches the block's
+            // rows and columns.
+            let (c, partial) = unsafe {
+                let c = c.pointer(i0 * p.n + j0);
+                (c, sums.as_ref().map_or(c.cast::<f32>(), |sums| sums.pointer(i0 * p.n + j0)))
+            };
             cpu.isa.run(Block {
                 a: panels,
                 b: &packed_b[j0 * k..],
                 k,
                 rows,
                 columns,
-                // SAFETY: (i0, j0) lies inside C, and this task alone writes the block's rows and
-                // columns.
-                c: unsafe { c.pointer(i0 * p.n + j0) },
+                c,
+                partial,
                 c_row: p.n,
-                add: k0 > 0,
-                bias: p.bias.filter(|_| k0 == 0).map(|bias| &bias[j0..]),
+                add: w0 > 0,
+                more: w0 + k < words,
+                bias: p.bias.filter(|_| w0 == 0).map(|bias| &bias[j0..]),
             });
         });
     }

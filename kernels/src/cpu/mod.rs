@@ -13,15 +13,18 @@ mod dropout;
 mod elementwise;
 mod gemm;
 mod matmul;
+mod memory;
 mod movement;
 mod optimizer;
 mod pool2d;
 mod reduce;
+mod scalar;
 pub mod simd;
 mod softmax;
 mod threads;
 mod tiles;
-mod transfer;
+
+mod widened;
 
 use std::sync::Arc;
 
@@ -90,9 +93,9 @@ impl Cpu {
 
     /// Elements of `x`, checked.
     fn read<'a, T: Element>(&self, op: &'static str, x: &'a Buffer, len: usize) -> Result<&'a [T]> {
-        // A float type that this backend has no kernels for is "unsupported", not "wrong".
+        // The float type that this backend has no kernels for is "unsupported", not "wrong".
         let here = x.device() == Device::Cpu;
-        if here && T::DTYPE == Dtype::F32 && x.dtype().is_float() && x.dtype() != Dtype::F32 {
+        if here && T::DTYPE == Dtype::F32 && x.dtype() == Dtype::F64 {
             return Err(Error::Unsupported { op, device: Device::Cpu, dtype: x.dtype() });
         }
         host::read(op, Device::Cpu, x, len)

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::Cpu;
 use super::broadcast::larger;
+use super::scalar::Scalar;
 use super::simd::{Kernel, Vector};
 use super::threads::TASK_ELEMENTS;
 use crate::*;
@@ -36,7 +37,7 @@ impl Image {
 }
 
 /// Whether every window is 2 x 2, lies inside and shares nothing with the others.
-fn is_2x2(args: &Pool2dArgs) -> bool {
+pub fn is_2x2(args: &Pool2dArgs) -> bool {
     args.kernel == [2, 2] && args.stride == [2, 2] && args.padding == [0, 0]
 }
 
@@ -59,15 +60,15 @@ fn for_each_window(
     }
 }
 
-struct MaxForward<'a> {
+struct MaxForward<'a, T> {
     args: &'a Pool2dArgs,
     first_row: usize,
-    x: &'a [f32],
-    y: &'a mut [f32],
+    x: &'a [T],
+    y: &'a mut [T],
     positions: &'a mut [i32],
 }
 
-impl Kernel for MaxForward<'_> {
+impl<T: Scalar> Kernel for MaxForward<'_, T> {
     type Output = ();
     #[inline(always)]
     fn run<V: Vector>(self) {
@@ -89,7 +90,7 @@ impl Kernel for MaxForward<'_> {
                 {
                     let (mut best, mut best_at) = (x0, at);
                     for (x, at) in [(x1, at + 1), (x2, below), (x3, below + 1)] {
-                        let take = larger(x, best);
+                        let take = larger(x.widen(), best.widen());
                         best_at = if take { at } else { best_at };
                         best = if take { x } else { best };
                     }
@@ -107,7 +108,7 @@ impl Kernel for MaxForward<'_> {
                     let at = (iy * w + ix) as i32;
                     let x = &x[image.at(iy, ix)];
                     for ((y, position), &x) in y.iter_mut().zip(&mut *positions).zip(x) {
-                        let take = larger(x, *y);
+                        let take = larger(x.widen(), y.widen());
                         *position = if take { at } else { *position };
                         *y = if take { x } else { *y };
                     }
@@ -118,29 +119,33 @@ impl Kernel for MaxForward<'_> {
 }
 
 /// y and the positions of its maxima.
-pub fn max_forward(cpu: &Cpu, args: &Pool2dArgs, x: &Buffer) -> Result<(Buffer, Buffer)> {
-    let x = cpu.read::<f32>("max_pool2d", x, args.x_elements())?;
+pub fn max_forward<T: Scalar>(
+    cpu: &Cpu,
+    args: &Pool2dArgs,
+    x: &Buffer,
+) -> Result<(Buffer, Buffer)> {
+    let x = cpu.read::<T>("max_pool2d", x, args.x_elements())?;
     let len = args.y_elements();
-    let (mut y, mut positions) = (cpu.alloc::<f32>(len)?, cpu.alloc::<i32>(len)?);
+    let (mut y, mut positions) = (cpu.alloc::<T>(len)?, cpu.alloc::<i32>(len)?);
     let piece = piece(args);
     let rows = piece / (args.ow * args.c).max(1);
     cpu.threads.chunks2(
-        (y.slice_mut(len), piece),
+        (y.slice_mut::<T>(len), piece),
         (positions.slice_mut(len), piece),
         |i, y, positions| cpu.isa.run(MaxForward { args, first_row: i * rows, x, y, positions }),
     );
-    Ok((y.into_buffer::<f32>(len), positions.into_buffer::<i32>(len)))
+    Ok((y.into_buffer::<T>(len), positions.into_buffer::<i32>(len)))
 }
 
 /// One image: returns the first place in `positions` that does not point into it.
-struct MaxBackward<'a> {
+struct MaxBackward<'a, T> {
     args: &'a Pool2dArgs,
     positions: &'a [i32],
-    dy: &'a [f32],
-    dx: &'a mut [f32],
+    dy: &'a [T],
+    dx: &'a mut [T],
 }
 
-impl Kernel for MaxBackward<'_> {
+impl<T: Scalar> Kernel for MaxBackward<'_, T> {
     type Output = Option<usize>;
     #[inline(always)]
     fn run<V: Vector>(self) -> Option<usize> {
@@ -151,8 +156,14 @@ impl Kernel for MaxBackward<'_> {
             return positions.iter().position(|&p| p as u32 >= bound);
         }
         let image = Image { start: 0, w, c };
-        if is_2x2(args) && args.h == 2 * args.oh && args.w == 2 * args.ow {
-            // The windows tile x: every dx is written once.
+        if is_2x2(args) {
+            // The windows tile x, but for a last row and column of odd sizes: every dx is written
+            // once.
+            let row = w * c;
+            for iy in 0..args.h {
+                let covered = if iy < 2 * args.oh { 2 * args.ow * c } else { 0 };
+                dx[iy * row + covered..(iy + 1) * row].fill(T::narrow(0.0));
+            }
             for_each_window(args, 0, dy.len(), |i, image, oy, ox| {
                 let (iy, ix) = (2 * oy, 2 * ox);
                 for (iy, ix) in [(iy, ix), (iy, ix + 1), (iy + 1, ix), (iy + 1, ix + 1)] {
@@ -160,22 +171,23 @@ impl Kernel for MaxBackward<'_> {
                     let dx = &mut dx[image.at(iy, ix)];
                     let inputs = positions[i * c..(i + 1) * c].iter().zip(&dy[i * c..(i + 1) * c]);
                     for (dx, (&position, &dy)) in dx.iter_mut().zip(inputs) {
-                        *dx = if position == at { dy } else { 0.0 };
+                        *dx = if position == at { dy } else { T::narrow(0.0) };
                     }
                 }
             });
             return None;
         }
-        dx.fill(0.0);
+        dx.fill(T::narrow(0.0));
         for (i, (&position, &dy)) in positions.iter().zip(dy).enumerate() {
-            dx[image.at(0, position as usize).start + i % c] += dy;
+            let dx = &mut dx[image.at(0, position as usize).start + i % c];
+            *dx = T::narrow(dx.widen() + dy.widen());
         }
         None
     }
 }
 
 /// dx: each dy goes to the position of its maximum.
-pub fn max_backward(
+pub fn max_backward<T: Scalar>(
     cpu: &Cpu,
     args: &Pool2dArgs,
     positions: &Buffer,
@@ -183,9 +195,9 @@ pub fn max_backward(
 ) -> Result<Buffer> {
     const OP: &str = "max_pool2d";
     let positions = cpu.read::<i32>(OP, positions, args.y_elements())?;
-    let dy = cpu.read::<f32>(OP, dy, args.y_elements())?;
+    let dy = cpu.read::<T>(OP, dy, args.y_elements())?;
     let len = args.x_elements();
-    let mut memory = cpu.alloc::<f32>(len)?;
+    let mut memory = cpu.alloc::<T>(len)?;
     let (x_image, y_image) = (args.h * args.w * args.c, args.oh * args.ow * args.c);
     let first_wrong = AtomicUsize::new(usize::MAX);
     cpu.threads.chunks(memory.slice_mut(len), x_image, |i, dx| {
@@ -197,7 +209,7 @@ pub fn max_backward(
     });
     let position = first_wrong.into_inner();
     match positions.get(position) {
-        None => Ok(memory.into_buffer::<f32>(len)),
+        None => Ok(memory.into_buffer::<T>(len)),
         Some(&index) => {
             Err(Error::Index { op: OP, index: index.into(), position, bound: args.h * args.w })
         }

@@ -240,7 +240,8 @@ impl Module for Model {
 
     fn forward(&self, x: &Tensor, ctx: &mut Context) -> EngineResult<Tensor> {
         self.check_input(x.shape())?;
-        self.network.forward(x, ctx)
+        let inner = ctx.precision().unwrap_or(x.dtype());
+        self.network.forward(&x.to_dtype(inner)?, ctx)?.to_dtype(x.dtype())
     }
 
     fn visit<'a>(&'a self, prefix: &str, f: &mut dyn FnMut(String, &'a Parameter)) {

@@ -15,11 +15,13 @@
 //! y = s q + r of equal r see the same taps, so each of the s * s phases is a dense convolution of
 //! its own: no multiplication by inserted zeros.
 
+use std::borrow::Cow;
 use std::sync::Mutex;
 
 use super::padding::Frame;
 use crate::cpu::Cpu;
 use crate::cpu::gemm::{Matrix, PackColumns, Tiles, outer_products, store_tile, sweep, zero_tile};
+use crate::cpu::scalar::Scalar;
 use crate::cpu::simd::{Isa, Kernel, Vector};
 use crate::cpu::threads::SharedMut;
 use crate::{Conv2dArgs, Result};
@@ -33,12 +35,12 @@ struct Plan {
     frame: Frame,
     /// Offset in the frame of each tap, relative to the output pixel's own place.
     taps: Vec<usize>,
-    /// Contiguous elements a tap covers.
+    /// Contiguous elements a tap covers: whole words.
     run: usize,
     /// Distance in the frame between neighbouring output pixels, and rows.
     pixel_step: usize,
     row_step: usize,
-    /// Filters as panels `[columns / NR][taps * run][NR]`.
+    /// Filters as panels `[columns / NR][words of taps * run][NR]`.
     panels: Vec<f32>,
     out: OutLayout,
 }
@@ -57,24 +59,28 @@ struct OutLayout {
     channels: usize,
 }
 
-/// Output channels of a panel: two vectors, or one where that covers all of them.
-fn panel_width(isa: Isa, channels: usize) -> usize {
-    let lanes = if isa == Isa::Avx512 { 16 } else { 8 };
-    if channels <= lanes { lanes } else { 2 * lanes }
-}
-
 /// y = relu?(x * filter + bias)
-pub fn forward(
+pub fn forward<T: Scalar>(
     cpu: &Cpu,
     args: &Conv2dArgs,
-    x: &[f32],
-    filter: &[f32],
-    bias: Option<&[f32]>,
+    x: &[T],
+    filter: &[T],
+    bias: Option<&[T]>,
     relu: bool,
-    y: &mut [f32],
+    y: &mut [T],
 ) -> Result<()> {
     let o = &args.options;
     let (cg, kg) = (args.c_in / o.groups, args.c_out / o.groups);
+    // Channels of a pixel in the frame, and of a tap of the packed filters: whole words.
+    let pixel = cg.next_multiple_of(T::TERMS);
+    let mut filter = Cow::Borrowed(filter);
+    if pixel != cg {
+        let mut padded = vec![T::narrow(0.0); filter.len() / cg * pixel];
+        for (out, tap) in padded.chunks_exact_mut(pixel).zip(filter.chunks_exact(cg)) {
+            out[..cg].copy_from_slice(tap);
+        }
+        filter = Cow::Owned(padded);
+    }
     let plans: Vec<Plan> = (0..o.groups)
         .map(|g| {
             let width = args.w + 2 * o.padding[1];
@@ -84,6 +90,7 @@ pub fn forward(
                 channels: args.c_in,
                 first: g * cg,
                 c: cg,
+                pixel,
                 top: o.padding[0],
                 left: o.padding[1],
                 height: args.h + 2 * o.padding[0],
@@ -91,19 +98,19 @@ pub fn forward(
             };
             // A row of taps is contiguous in the frame and in the filter alike.
             let merged = o.dilation[1] == 1;
-            let (across, run) = if merged { (1, args.kw * cg) } else { (args.kw, cg) };
+            let (across, run) = if merged { (1, args.kw * pixel) } else { (args.kw, pixel) };
             let taps = (0..args.kh * across)
-                .map(|t| (t / across * o.dilation[0] * width + t % across * o.dilation[1]) * cg)
+                .map(|t| (t / across * o.dilation[0] * width + t % across * o.dilation[1]) * pixel)
                 .collect();
-            // Filters of the group: [kg][KH * KW * cg], to be read as its transpose.
-            let k = args.kh * args.kw * cg;
+            // Filters of the group: [kg][KH * KW * pixel], to be read as its transpose.
+            let k = args.kh * args.kw * pixel;
             let b = Matrix { data: &filter[g * kg * k..(g + 1) * kg * k], row: 1, column: k };
             Plan {
                 frame,
                 taps,
                 run,
-                pixel_step: o.stride[1] * cg,
-                row_step: o.stride[0] * width * cg,
+                pixel_step: o.stride[1] * pixel,
+                row_step: o.stride[0] * width * pixel,
                 panels: pack(cpu.isa, b, k, kg),
                 out: OutLayout {
                     rows: args.oh,
@@ -122,15 +129,16 @@ pub fn forward(
 }
 
 /// dx from dy: a convolution of dy for each phase of the stride.
-pub fn backward_data(
+pub fn backward_data<T: Scalar>(
     cpu: &Cpu,
     args: &Conv2dArgs,
-    filter: &[f32],
-    dy: &[f32],
-    dx: &mut [f32],
+    filter: &[T],
+    dy: &[T],
+    dx: &mut [T],
 ) -> Result<()> {
     let o = &args.options;
     let (cg, kg) = (args.c_in / o.groups, args.c_out / o.groups);
+    let pixel = kg.next_multiple_of(T::TERMS);
     let vertical = Axis::new(args.h, args.oh, args.kh, o.stride[0], o.padding[0], o.dilation[0]);
     let horizontal = Axis::new(args.w, args.ow, args.kw, o.stride[1], o.padding[1], o.dilation[1]);
     // With stride and dilation 1 the taps of a row lie side by side in the frame, last tap first.
@@ -143,6 +151,7 @@ pub fn backward_data(
             channels: args.c_out,
             first: g * kg,
             c: kg,
+            pixel,
             top: vertical.before,
             left: horizontal.before,
             height: vertical.extent,
@@ -151,35 +160,35 @@ pub fn backward_data(
         for (ry, rows) in vertical.phases.iter().enumerate() {
             for (rx, columns) in horizontal.phases.iter().enumerate() {
                 // Terms of the sum, in the order in which a tile meets them: (tap row, tap column),
-                // each with kg channels.
+                // each with the channels of a pixel.
                 let pairs: Vec<_> =
                     rows.iter().flat_map(|&r| columns.iter().map(move |&c| (r, c))).collect();
-                let mut terms = vec![0.0; pairs.len() * kg * cg];
+                let mut terms = vec![T::narrow(0.0); pairs.len() * pixel * cg];
                 for (term, ((ky, _), (kx, _))) in
-                    terms.chunks_exact_mut((kg * cg).max(1)).zip(&pairs)
+                    terms.chunks_exact_mut((pixel * cg).max(1)).zip(&pairs)
                 {
-                    for (co, line) in term.chunks_exact_mut(cg).enumerate() {
+                    for (co, line) in term.chunks_exact_mut(cg).take(kg).enumerate() {
                         let start = (((g * kg + co) * args.kh + ky) * args.kw + kx) * cg;
                         line.copy_from_slice(&filter[start..start + cg]);
                     }
                 }
-                let offset = |row: usize, column: usize| (row * horizontal.extent + column) * kg;
+                let offset = |row: usize, column: usize| (row * horizontal.extent + column) * pixel;
                 let (taps, run) = if merged {
                     let taps = rows.iter().filter_map(|&(_, place)| {
                         columns.first().map(|&(_, first)| offset(place, first))
                     });
-                    (taps.collect::<Vec<_>>(), columns.len() * kg)
+                    (taps.collect::<Vec<_>>(), columns.len() * pixel)
                 } else {
-                    (pairs.iter().map(|&((_, r), (_, c))| offset(r, c)).collect(), kg)
+                    (pairs.iter().map(|&((_, r), (_, c))| offset(r, c)).collect(), pixel)
                 };
                 let b = Matrix { data: &terms, row: cg, column: 1 };
                 plans.push(Plan {
                     frame,
                     taps,
                     run,
-                    pixel_step: kg,
-                    row_step: horizontal.extent * kg,
-                    panels: pack(cpu.isa, b, pairs.len() * kg, cg),
+                    pixel_step: pixel,
+                    row_step: horizontal.extent * pixel,
+                    panels: pack(cpu.isa, b, pairs.len() * pixel, cg),
                     out: OutLayout {
                         rows: (args.h - ry.min(args.h)).div_ceil(o.stride[0]),
                         columns: (args.w - rx.min(args.w)).div_ceil(o.stride[1]),
@@ -244,12 +253,13 @@ impl Axis {
     }
 }
 
-/// Panels `[columns / NR][k][NR]` of `b`, a matrix of `k` rows.
-fn pack(isa: Isa, b: Matrix<'_>, k: usize, columns: usize) -> Vec<f32> {
-    let nr = panel_width(isa, columns);
-    let mut panels = vec![0.0; columns.div_ceil(nr) * nr * k];
+/// Panels `[columns / NR][words][NR]` of `b`, a matrix of `k` rows.
+fn pack<T: Scalar>(isa: Isa, b: Matrix<'_, T>, k: usize, columns: usize) -> Vec<f32> {
+    let nr = isa.panel_width(columns);
+    let words = k.div_ceil(T::TERMS);
+    let mut panels = vec![0.0; columns.div_ceil(nr) * nr * words];
     if k > 0 {
-        for (j, out) in panels.chunks_exact_mut(nr * k).enumerate() {
+        for (j, out) in panels.chunks_exact_mut(nr * words).enumerate() {
             let width = (columns - j * nr).min(nr);
             isa.run(PackColumns { b, k0: 0, k, j0: j * nr, width, panel: nr, out });
         }
@@ -258,22 +268,22 @@ fn pack(isa: Isa, b: Matrix<'_>, k: usize, columns: usize) -> Vec<f32> {
 }
 
 /// Runs all plans on all images. A task is a group of images.
-fn run(
+fn run<T: Scalar>(
     cpu: &Cpu,
     images: usize,
     plans: &[Plan],
-    x: &[f32],
+    x: &[T],
     x_image: usize,
-    bias: Option<&[f32]>,
+    bias: Option<&[T]>,
     relu: bool,
-    y: &mut [f32],
+    y: &mut [T],
     y_image: usize,
 ) -> Result<()> {
     if y.is_empty() {
         return Ok(());
     }
     let frame = plans.iter().map(|p| p.frame.elements()).max().unwrap_or(0);
-    let group = (FRAME_BYTES / (4 * frame.max(1)))
+    let group = (FRAME_BYTES / (size_of::<T>() * frame.max(1)))
         .clamp(1, images.div_ceil(2 * cpu.threads.count()).max(1));
     // Rows are shared out too where there are fewer images than threads.
     let tasks = images.div_ceil(group);
@@ -283,14 +293,14 @@ fn run(
     cpu.threads.run(tasks * bands, |task| {
         let (first, band) = (task / bands * group, task % bands);
         let count = group.min(images - first);
-        let mut memory = match cpu.alloc::<f32>(group * frame) {
+        let mut memory = match cpu.alloc::<T>(group * frame) {
             Ok(memory) => memory,
             Err(e) => {
                 *failed.lock().unwrap_or_else(|e| e.into_inner()) = Some(e);
                 return;
             }
         };
-        let frames = memory.slice_mut::<f32>(group * frame);
+        let frames = memory.slice_mut::<T>(group * frame);
         for (index, plan) in plans.iter().enumerate() {
             let size = plan.frame.elements();
             let images = &x[first * x_image..(first + count) * x_image];
@@ -325,19 +335,20 @@ fn run(
 }
 
 /// One plan over some frames.
-struct Sweep<'a> {
+struct Sweep<'a, T> {
     plan: &'a Plan,
-    frames: &'a [f32],
+    frames: &'a [T],
     rows: std::ops::Range<usize>,
-    bias: Option<&'a [f32]>,
+    bias: Option<&'a [T]>,
     relu: bool,
-    y: *mut f32,
+    y: *mut T,
     y_image: usize,
     y_len: usize,
 }
 
-impl Kernel for Sweep<'_> {
+impl<T: Scalar> Kernel for Sweep<'_, T> {
     type Output = ();
+    const BF16: bool = T::TERMS == 2;
 
     #[inline(always)]
     fn run<V: Vector>(self) {
@@ -349,11 +360,13 @@ impl Kernel for Sweep<'_> {
     }
 }
 
-impl Sweep<'_> {
+impl<T: Scalar> Sweep<'_, T> {
     #[inline(always)]
     fn panels<V: Vector, const NV: usize>(&self) {
         let p = self.plan;
-        let (nr, k) = (NV * V::LANES, p.taps.len() * p.run);
+        let nr = NV * V::LANES;
+        assert!(p.run.is_multiple_of(T::TERMS));
+        let k = p.taps.len() * p.run / T::TERMS;
         let size = p.frame.elements();
         let count = self.y_len / self.y_image.max(1);
         let reach = p.taps.iter().max().map_or(0, |t| t + p.run);
@@ -390,20 +403,20 @@ impl Sweep<'_> {
 }
 
 /// The pixels of one output row, for one panel of channels.
-struct RowTiles<'a> {
+struct RowTiles<'a, T> {
     taps: &'a [usize],
     run: usize,
     pixel_step: usize,
-    a: *const f32,
+    a: *const T,
     b: *const f32,
-    bias: Option<*const f32>,
+    bias: Option<*const T>,
     relu: bool,
     columns: usize,
-    y: *mut f32,
+    y: *mut T,
     y_pixel: usize,
 }
 
-impl<V: Vector, const NV: usize> Tiles<V, NV> for RowTiles<'_> {
+impl<V: Vector, T: Scalar, const NV: usize> Tiles<V, NV> for RowTiles<'_, T> {
     #[inline(always)]
     unsafe fn tile<const MR: usize>(&self, row: usize) {
         let nr = NV * V::LANES;
@@ -414,19 +427,21 @@ impl<V: Vector, const NV: usize> Tiles<V, NV> for RowTiles<'_> {
             let mut b = self.b;
             let mut acc = zero_tile::<V, MR, NV>();
             for &tap in self.taps {
-                acc = outer_products::<V, MR, NV, false>(
+                let words = self.run / T::TERMS;
+                acc = outer_products::<V, T, MR, NV, false>(
                     acc,
-                    self.run,
-                    (a.add(tap), self.pixel_step, 1),
+                    words,
+                    (a.add(tap), self.pixel_step, T::TERMS),
                     (b, nr),
                     nr,
                 );
-                b = b.add(self.run * nr);
+                b = b.add(words * nr);
             }
             if let Some(bias) = self.bias {
                 for j in 0..NV {
                     let start = j * V::LANES;
-                    let bias = V::load_partial(bias.add(start), self.columns.saturating_sub(start));
+                    let bias =
+                        T::load_partial::<V>(bias.add(start), self.columns.saturating_sub(start));
                     for row in &mut acc {
                         row[j] = row[j].add(bias);
                     }

@@ -19,6 +19,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use super::Cpu;
+use super::scalar::Scalar;
 use crate::*;
 
 const OP: &str = "conv2d";
@@ -76,7 +77,7 @@ fn choose(cpu: &Cpu, args: &Conv2dArgs) -> ConvAlgorithm {
 }
 
 /// y = activation(x * filter + bias)
-pub fn forward(
+pub fn forward<T: Scalar>(
     cpu: &Cpu,
     args: &Conv2dArgs,
     activation: Activation,
@@ -84,41 +85,51 @@ pub fn forward(
     filter: &Buffer,
     bias: Option<&Buffer>,
 ) -> Result<Buffer> {
-    let x = cpu.read::<f32>(OP, x, args.x_elements())?;
-    let filter = cpu.read::<f32>(OP, filter, args.filter_elements())?;
-    let bias = bias.map(|b| cpu.read::<f32>(OP, b, args.c_out)).transpose()?;
-    let mut y = cpu.alloc::<f32>(args.y_elements())?;
+    let x = cpu.read::<T>(OP, x, args.x_elements())?;
+    let filter = cpu.read::<T>(OP, filter, args.filter_elements())?;
+    let bias = bias.map(|b| cpu.read::<T>(OP, b, args.c_out)).transpose()?;
+    let mut y = cpu.alloc::<T>(args.y_elements())?;
     let out = y.slice_mut(args.y_elements());
     let relu = activation == Activation::Relu;
     match choose(cpu, args) {
         ConvAlgorithm::Direct => direct::forward(cpu, args, x, filter, bias, relu, out)?,
         ConvAlgorithm::Winograd => winograd::forward(cpu, args, x, filter, bias, relu, out)?,
     }
-    Ok(y.into_buffer::<f32>(args.y_elements()))
+    Ok(y.into_buffer::<T>(args.y_elements()))
 }
 
 /// dx from dy.
-pub fn backward_data(cpu: &Cpu, args: &Conv2dArgs, filter: &Buffer, dy: &Buffer) -> Result<Buffer> {
-    let filter = cpu.read::<f32>(OP, filter, args.filter_elements())?;
-    let dy = cpu.read::<f32>(OP, dy, args.y_elements())?;
-    let mut dx = cpu.alloc::<f32>(args.x_elements())?;
+pub fn backward_data<T: Scalar>(
+    cpu: &Cpu,
+    args: &Conv2dArgs,
+    filter: &Buffer,
+    dy: &Buffer,
+) -> Result<Buffer> {
+    let filter = cpu.read::<T>(OP, filter, args.filter_elements())?;
+    let dy = cpu.read::<T>(OP, dy, args.y_elements())?;
+    let mut dx = cpu.alloc::<T>(args.x_elements())?;
     let out = dx.slice_mut(args.x_elements());
     match choose(cpu, args) {
         ConvAlgorithm::Direct => direct::backward_data(cpu, args, filter, dy, out)?,
         ConvAlgorithm::Winograd => winograd::backward_data(cpu, args, filter, dy, out)?,
     }
-    Ok(dx.into_buffer::<f32>(args.x_elements()))
+    Ok(dx.into_buffer::<T>(args.x_elements()))
 }
 
 /// dfilter from x and dy.
-pub fn backward_filter(cpu: &Cpu, args: &Conv2dArgs, x: &Buffer, dy: &Buffer) -> Result<Buffer> {
-    let x = cpu.read::<f32>(OP, x, args.x_elements())?;
-    let dy = cpu.read::<f32>(OP, dy, args.y_elements())?;
-    let mut dw = cpu.alloc::<f32>(args.filter_elements())?;
+pub fn backward_filter<T: Scalar>(
+    cpu: &Cpu,
+    args: &Conv2dArgs,
+    x: &Buffer,
+    dy: &Buffer,
+) -> Result<Buffer> {
+    let x = cpu.read::<T>(OP, x, args.x_elements())?;
+    let dy = cpu.read::<T>(OP, dy, args.y_elements())?;
+    let mut dw = cpu.alloc::<T>(args.filter_elements())?;
     let out = dw.slice_mut(args.filter_elements());
     match choose(cpu, args) {
         ConvAlgorithm::Direct => filter_gradient::direct(cpu, args, x, dy, out)?,
         ConvAlgorithm::Winograd => winograd::filter::backward_filter(cpu, args, x, dy, out)?,
     }
-    Ok(dw.into_buffer::<f32>(args.filter_elements()))
+    Ok(dw.into_buffer::<T>(args.filter_elements()))
 }

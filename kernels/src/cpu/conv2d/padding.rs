@@ -1,5 +1,7 @@
 //! Copies an image into a frame of zeros, so that the kernels need no test for borders.
 
+use crate::cpu::scalar::Scalar;
+
 /// An image inside a zero frame: rows `top..top + h` of `height`, columns `left..left + w` of
 /// `width`.
 #[derive(Clone, Copy, Debug)]
@@ -14,6 +16,8 @@ pub struct Frame {
     pub first: usize,
     /// Channels that are copied.
     pub c: usize,
+    /// Channels of the frame: those, and zeros that fill the last word of terms.
+    pub pixel: usize,
     /// Zero rows above.
     pub top: usize,
     /// Zero columns on the left.
@@ -27,7 +31,7 @@ pub struct Frame {
 impl Frame {
     /// Elements of the frame.
     pub fn elements(&self) -> usize {
-        self.height * self.width * self.c
+        self.height * self.width * self.pixel
     }
 
     /// True when the frame is the image itself: nothing needs to be copied.
@@ -35,34 +39,37 @@ impl Frame {
         self.height == self.h
             && self.width == self.w
             && self.c == self.channels
+            && self.c == self.pixel
             && self.top == 0
             && self.left == 0
     }
 
     /// Fills the frame. Rows and columns of the image beyond the frame are cut off.
-    pub fn fill(&self, image: &[f32], frame: &mut [f32]) {
-        let &Frame { h, w, channels, first, c, top, left, height, width } = self;
-        let line = width * c;
+    pub fn fill<T: Scalar>(&self, image: &[T], frame: &mut [T]) {
+        let &Frame { h, w, channels, first, c, pixel, top, left, height, width } = self;
+        let zero = T::narrow(0.0);
+        let line = width * pixel;
         let rows = h.min(height.saturating_sub(top));
         let columns = w.min(width.saturating_sub(left));
-        frame[..(top.min(height)) * line].fill(0.0);
-        frame[(top + rows).min(height) * line..height * line].fill(0.0);
+        frame[..(top.min(height)) * line].fill(zero);
+        frame[(top + rows).min(height) * line..height * line].fill(zero);
         if line == 0 {
             return;
         }
         for (y, out) in frame.chunks_exact_mut(line).skip(top).take(rows).enumerate() {
-            out[..(left * c).min(line)].fill(0.0);
-            out[((left + columns) * c).min(line)..].fill(0.0);
+            out[..(left * pixel).min(line)].fill(zero);
+            out[((left + columns) * pixel).min(line)..].fill(zero);
             if columns == 0 {
                 continue;
             }
             let row = &image[y * w * channels..(y + 1) * w * channels];
-            let out = &mut out[left * c..(left + columns) * c];
-            if c == channels {
+            let out = &mut out[left * pixel..(left + columns) * pixel];
+            if pixel == channels {
                 out.copy_from_slice(&row[..columns * c]);
             } else {
-                for (out, pixel) in out.chunks_exact_mut(c).zip(row.chunks_exact(channels)) {
-                    out.copy_from_slice(&pixel[first..first + c]);
+                for (out, row) in out.chunks_exact_mut(pixel).zip(row.chunks_exact(channels)) {
+                    out[..c].copy_from_slice(&row[first..first + c]);
+                    out[c..].fill(zero);
                 }
             }
         }

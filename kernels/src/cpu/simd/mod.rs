@@ -66,6 +66,35 @@ pub trait Vector: Copy {
     fn relu(self) -> Self;
     /// a * b + c on scalars, fused exactly where [`Vector::mul_add`] is.
     fn scalar_mul_add(a: f32, b: f32, c: f32) -> f32;
+
+    // --- 16-bit storage. Pointers are to bf16; lanes are widened to f32, or hold two bf16 each. -----
+
+    /// `LANES` bf16 from memory, widened.
+    ///
+    /// # Safety
+    /// `LANES` elements from `p` on must be readable.
+    unsafe fn load_bf16(p: *const u16) -> Self;
+    /// The first `n` lanes from memory, widened, the others 0. `n` may exceed `LANES`.
+    ///
+    /// # Safety
+    /// `min(n, LANES)` elements from `p` on must be readable.
+    unsafe fn load_partial_bf16(p: *const u16, n: usize) -> Self;
+    /// Lanes to memory, rounded to nearest even.
+    ///
+    /// # Safety
+    /// `LANES` elements from `p` on must be writable.
+    unsafe fn store_bf16(self, p: *mut u16);
+    /// The first `n` lanes to memory, rounded to nearest even. `n` may exceed `LANES`.
+    ///
+    /// # Safety
+    /// `min(n, LANES)` elements from `p` on must be writable.
+    unsafe fn store_partial_bf16(self, p: *mut u16, n: usize);
+    /// Lanes of `low` and `high`, rounded to bf16, side by side in one lane: `low` in its lower half.
+    fn pair_bf16(low: Self, high: Self) -> Self;
+    /// acc + high(self) high(b) + low(self) low(b) of lanes that hold two bf16 each: two fused
+    /// multiply-adds, as `vdpbf16ps` rounds. (The products are exact in f32, so that a separate
+    /// multiplication and addition round alike.)
+    fn dot_bf16(self, b: Self, acc: Self) -> Self;
 }
 
 /// Transposes a 4x4 block: `out[r * out_row + c] = columns[c][r]`.
@@ -92,6 +121,8 @@ pub unsafe fn transpose_4x4(columns: [*const f32; 4], out: *mut f32, out_row: us
 pub trait Kernel {
     /// What it returns.
     type Output;
+    /// It multiplies pairs of bf16: compiled once more, for the instruction that does that.
+    const BF16: bool = false;
     /// The body.
     fn run<V: Vector>(self) -> Self::Output;
 }
@@ -105,11 +136,13 @@ pub enum Isa {
     Avx2,
     /// AVX-512 F, BW, DQ and VL.
     Avx512,
+    /// The same and AVX512-BF16.
+    Avx512Bf16,
 }
 
 impl Isa {
     /// All, weakest first.
-    pub const ALL: [Isa; 3] = [Isa::Portable, Isa::Avx2, Isa::Avx512];
+    pub const ALL: [Isa; 4] = [Isa::Portable, Isa::Avx2, Isa::Avx512, Isa::Avx512Bf16];
 
     /// The strongest that this machine has.
     pub fn detect() -> Isa {
@@ -134,6 +167,8 @@ impl Isa {
                     && is_x86_feature_detected!("avx512vl")
                     && Isa::Avx2.is_available()
             }
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Bf16 => is_x86_feature_detected!("avx512bf16") && Isa::Avx512.is_available(),
             #[cfg(not(target_arch = "x86_64"))]
             _ => false,
         }
@@ -150,7 +185,10 @@ impl Isa {
             Isa::Avx2 => unsafe { x86::run_avx2(kernel) },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => unsafe { x86::run_avx512(kernel) },
+            Isa::Avx512Bf16 if K::BF16 => unsafe { x86::run_avx512_bf16(kernel) },
+            // SAFETY: as above; the last set contains AVX-512.
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 | Isa::Avx512Bf16 => unsafe { x86::run_avx512(kernel) },
             #[cfg(not(target_arch = "x86_64"))]
             _ => kernel.run::<Portable8>(),
         }
@@ -162,7 +200,22 @@ impl Isa {
             Isa::Portable => "portable",
             Isa::Avx2 => "avx2",
             Isa::Avx512 => "avx512",
+            Isa::Avx512Bf16 => "avx512bf16",
         }
+    }
+
+    /// f32 a vector register holds.
+    pub(crate) const fn lanes(self) -> usize {
+        match self {
+            Isa::Portable | Isa::Avx2 => 8,
+            Isa::Avx512 | Isa::Avx512Bf16 => 16,
+        }
+    }
+
+    /// Columns of a packed panel for a matrix of `columns`: two vectors, or one where that covers
+    /// them all.
+    pub(crate) const fn panel_width(self, columns: usize) -> usize {
+        if columns <= self.lanes() { self.lanes() } else { 2 * self.lanes() }
     }
 }
 
@@ -179,7 +232,9 @@ impl FromStr for Isa {
         Isa::ALL.into_iter().find(|isa| isa.name() == s).ok_or_else(|| {
             Error::argument(
                 "cpu",
-                format!("unknown instruction set '{s}': expected portable, avx2 or avx512"),
+                format!(
+                    "unknown instruction set '{s}': expected portable, avx2, avx512 or avx512bf16"
+                ),
             )
         })
     }

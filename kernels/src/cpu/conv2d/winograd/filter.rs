@@ -12,14 +12,18 @@
 //! groups of tiles have sums of their own, each made by one task from chunks that stay in L2; where
 //! they are large, all threads transform a chunk and then share out the positions. Both add tiles
 //! in an order that depends on the sizes alone.
+//!
+//! For bf16, V and W are rounded, and a word holds the same channel of two neighbouring tiles.
 
+use std::marker::PhantomData;
 use std::sync::Mutex;
 
-use super::transform::TransformInput;
-use super::{Grid, POSITIONS, lanes, panel_width};
+use super::transform::{A, A2, A3, B, B2, B3, F0, FA, FB, TransformInput};
+use super::{Grid, POSITIONS};
 use crate::cpu::Cpu;
 use crate::cpu::conv2d::filter_gradient::Add;
 use crate::cpu::gemm::{Matrix, PackColumns, Tiles, load_tile, outer_products, store_tile, sweep};
+use crate::cpu::scalar::Scalar;
 use crate::cpu::simd::{Kernel, Vector};
 use crate::cpu::threads::SharedMut;
 use crate::{Conv2dArgs, Result};
@@ -37,7 +41,8 @@ struct Sizes {
     cp: usize,
     k: usize,
     kp: usize,
-    /// Tiles of a chunk, and the distances between positions of V and W.
+    /// Tiles of a chunk, a multiple of 8, and the distances between positions of V and W, in
+    /// elements.
     tiles: usize,
     v_step: usize,
     w_step: usize,
@@ -45,26 +50,26 @@ struct Sizes {
 }
 
 /// dfilter from x and dy.
-pub fn backward_filter(
+pub fn backward_filter<T: Scalar>(
     cpu: &Cpu,
     args: &Conv2dArgs,
-    x: &[f32],
-    dy: &[f32],
-    dw: &mut [f32],
+    x: &[T],
+    dy: &[T],
+    dw: &mut [T],
 ) -> Result<()> {
     let (c, k) = (args.c_in, args.c_out);
     let grid = Grid::new(args.h, args.w, args.oh, args.ow, args.options.padding);
-    let nr = panel_width(cpu.isa, k);
-    let (cp, kp) = (c.next_multiple_of(lanes(cpu.isa)), k.next_multiple_of(nr));
+    let nr = cpu.isa.panel_width(k);
+    let (cp, kp) = (c.next_multiple_of(cpu.isa.lanes()), k.next_multiple_of(nr));
     let sum_len = POSITIONS * c * kp;
     let total = args.n * grid.tiles();
-    let bytes = 4 * POSITIONS * (cp + kp);
+    let bytes = size_of::<T>() * POSITIONS * (cp + kp);
     let grouped = sum_len <= SMALL_SUM;
     let tiles = match grouped {
         true => ((512 << 10) / bytes).clamp(16, 128),
         false => ((8 << 20) / bytes).clamp(64, 512),
     };
-    let tiles = tiles.min(total.next_multiple_of(8));
+    let tiles = tiles.min(total).next_multiple_of(8);
     let sizes = Sizes {
         grid,
         c,
@@ -79,7 +84,7 @@ pub fn backward_filter(
     let groups = if grouped { GROUPS.min(total.div_ceil(tiles)) } else { 1 };
     let mut sums = cpu.alloc::<f32>(groups * sum_len)?;
     let sums = sums.slice_mut::<f32>(groups * sum_len);
-    let zeros = vec![0.0; cp];
+    let zeros = vec![T::narrow(0.0); cp];
     if grouped {
         let failed = Mutex::new(None);
         let share = total.div_ceil(groups);
@@ -103,17 +108,17 @@ pub fn backward_filter(
 }
 
 /// The sum over tiles `range`, made by this thread alone.
-fn group_sum(
+fn group_sum<T: Scalar>(
     cpu: &Cpu,
     s: &Sizes,
-    x: &[f32],
-    dy: &[f32],
-    zeros: &[f32],
+    x: &[T],
+    dy: &[T],
+    zeros: &[T],
     range: std::ops::Range<usize>,
     sum: &mut [f32],
 ) -> Result<()> {
-    let mut memory = cpu.alloc::<f32>(POSITIONS * (s.v_step + s.w_step))?;
-    let scratch = memory.slice_mut::<f32>(POSITIONS * (s.v_step + s.w_step));
+    let mut memory = cpu.alloc::<T>(POSITIONS * (s.v_step + s.w_step))?;
+    let scratch = memory.slice_mut::<T>(POSITIONS * (s.v_step + s.w_step));
     let (v, w) = scratch.split_at_mut(POSITIONS * s.v_step);
     let &Sizes { grid, c, cp, v_step, .. } = s;
     if range.is_empty() {
@@ -133,6 +138,7 @@ fn group_sum(
             v: v_start,
             v_len,
             v_step,
+            pairs: true,
         });
         let w_start = w.as_mut_ptr();
         let transform =
@@ -140,16 +146,17 @@ fn group_sum(
         cpu.isa.run(transform);
         for position in 0..POSITIONS {
             let sum = &mut sum[position * c * s.kp..(position + 1) * c * s.kp];
-            let (v, w) = (&v[position * v_step..], &w[position * s.w_step..]);
+            let (v, w) = (words(v, position * v_step), words(w, position * s.w_step));
             let add = first > range.start;
-            cpu.isa.run(Accumulate {
+            cpu.isa.run(Accumulate::<T> {
                 s,
                 v,
                 w,
-                count,
+                count: count.div_ceil(T::TERMS),
                 columns: 0..s.kp,
                 add,
                 sum: sum.as_mut_ptr(),
+                storage: PhantomData,
             });
         }
     }
@@ -157,16 +164,16 @@ fn group_sum(
 }
 
 /// The sum over all tiles, each step shared out over the threads.
-fn shared_sum(
+fn shared_sum<T: Scalar>(
     cpu: &Cpu,
     s: &Sizes,
-    x: &[f32],
-    dy: &[f32],
-    zeros: &[f32],
+    x: &[T],
+    dy: &[T],
+    zeros: &[T],
     sum: &mut [f32],
 ) -> Result<()> {
-    let mut memory = cpu.alloc::<f32>(POSITIONS * (s.v_step + s.w_step))?;
-    let scratch = memory.slice_mut::<f32>(POSITIONS * (s.v_step + s.w_step));
+    let mut memory = cpu.alloc::<T>(POSITIONS * (s.v_step + s.w_step))?;
+    let scratch = memory.slice_mut::<T>(POSITIONS * (s.v_step + s.w_step));
     let (v, w) = scratch.split_at_mut(POSITIONS * s.v_step);
     let sum = SharedMut::new(sum);
     let &Sizes { grid, c, cp, v_step, .. } = s;
@@ -192,6 +199,7 @@ fn shared_sum(
                     v,
                     v_len,
                     v_step,
+                    pairs: true,
                 });
                 let w = w_shared.pointer(0);
                 cpu.isa.run(TransformGradient { s, dy, first, tiles, w, w_len });
@@ -202,76 +210,74 @@ fn shared_sum(
         let strips = s.kp.div_ceil(strip);
         cpu.threads.run(POSITIONS * strips, |task| {
             let (position, j) = (task / strips, task % strips * strip);
-            cpu.isa.run(Accumulate {
+            cpu.isa.run(Accumulate::<T> {
                 s,
-                v: &v[position * v_step..],
-                w: &w[position * s.w_step..],
-                count,
+                v: words(v, position * v_step),
+                w: words(w, position * s.w_step),
+                count: count.div_ceil(T::TERMS),
                 columns: j..(j + strip).min(s.kp),
                 add: first > 0,
                 // SAFETY: the task writes its columns of its position alone.
                 sum: unsafe { sum.pointer(position * c * s.kp) },
+                storage: PhantomData,
             });
         });
     }
     Ok(())
 }
 
-/// W = A dy Aᵀ for tiles `first + tiles`.
-struct TransformGradient<'a> {
+/// The words of `x` from element `start` on.
+fn words<T: Scalar>(x: &[T], start: usize) -> &[f32] {
+    bytemuck::cast_slice(&x[start..])
+}
+
+/// W = A dy Aᵀ for tiles `first + tiles`, in words of TERMS tiles, of which `tiles.start` is a
+/// multiple; a missing tile counts as zeros.
+struct TransformGradient<'a, T> {
     s: &'a Sizes,
-    dy: &'a [f32],
+    dy: &'a [T],
     first: usize,
     tiles: std::ops::Range<usize>,
-    w: *mut f32,
+    w: *mut T,
     w_len: usize,
 }
 
 /// A applied to four values: six.
 #[inline(always)]
 fn gradient_1d<V: Vector>([d0, d1, d2, d3]: [V; 4]) -> [V; 6] {
-    let (two, four, eight) = (V::splat(2.0), V::splat(4.0), V::splat(8.0));
-    let (e1, o1) = (d0.add(d2), d1.add(d3));
-    let (e2, o2) = (d2.mul_add(four, d0), d3.mul_add(eight, d1.mul(two)));
-    [d0, e1.add(o1), e1.sub(o1), e2.add(o2), e2.sub(o2), d3]
+    let pair = |p: f32, p2: f32, p3: f32| {
+        let even = d2.mul_add(V::splat(p2), d0);
+        let odd = d3.mul_add(V::splat(p3), d1.mul(V::splat(p)));
+        (even.add(odd), even.sub(odd))
+    };
+    let (a, minus_a) = pair(A, A2, A3);
+    let (b, minus_b) = pair(B, B2, B3);
+    [d0, a, minus_a, b, minus_b, d3]
 }
 
-impl Kernel for TransformGradient<'_> {
+impl<T: Scalar> Kernel for TransformGradient<'_, T> {
     type Output = ();
+    const BF16: bool = T::TERMS == 2;
 
     #[inline(always)]
     fn run<V: Vector>(self) {
-        let &Sizes { grid, k, kp, w_step, .. } = self.s;
+        let &Sizes { kp, w_step, .. } = self.s;
         assert!(kp.is_multiple_of(V::LANES) && self.w_len >= POSITIONS * w_step);
-        assert!(w_step >= self.tiles.end * kp);
-        for tile in self.tiles.clone() {
-            let (image, oy, ox) = grid.place(self.first + tile);
-            let (rows, columns) = ((grid.oh - oy).min(4), (grid.ow - ox).min(4));
-            let corner = ((image * grid.oh + oy) * grid.ow + ox) * k;
-            let pixels = &self.dy[corner..];
-            assert!(pixels.len() >= ((rows - 1) * grid.ow + columns) * k);
+        assert!(self.tiles.start.is_multiple_of(T::TERMS));
+        assert!(w_step >= self.tiles.end.next_multiple_of(T::TERMS) * kp);
+        for tile in self.tiles.clone().step_by(T::TERMS) {
             for lane in (0..kp).step_by(V::LANES) {
-                let n = k.saturating_sub(lane);
-                let load = |r: usize, c: usize| {
-                    if r >= rows || c >= columns || n == 0 {
-                        return V::splat(0.0);
-                    }
-                    // SAFETY: the pixel lies inside dy by the assertion; lanes beyond k are not
-                    // read.
-                    unsafe {
-                        let p = pixels.as_ptr().add((r * grid.ow + c) * k + lane);
-                        if n >= V::LANES { V::load(p) } else { V::load_partial(p, n) }
-                    }
+                let first = self.transform::<V>(tile, lane);
+                let second = match T::TERMS {
+                    1 => first,
+                    _ => self.transform::<V>(tile + 1, lane),
                 };
-                let mut lines = [[V::splat(0.0); 6]; 4];
-                for (c, line) in lines.iter_mut().enumerate() {
-                    *line = gradient_1d([load(0, c), load(1, c), load(2, c), load(3, c)]);
-                }
-                for r in 0..6 {
-                    let values = gradient_1d([lines[0][r], lines[1][r], lines[2][r], lines[3][r]]);
-                    for (c, value) in values.into_iter().enumerate() {
-                        // SAFETY: position < 36, tile and lane inside W by the assertions.
-                        unsafe { value.store(self.w.add((r * 6 + c) * w_step + tile * kp + lane)) };
+                for p in 0..POSITIONS {
+                    let at = (p * w_step + tile * kp) / T::TERMS + lane;
+                    // SAFETY: position < 36, words of the tiles and lane inside W by the
+                    // assertions.
+                    unsafe {
+                        T::words([first[p], second[p]]).store(self.w.cast::<f32>().add(at));
                     }
                 }
             }
@@ -279,9 +285,47 @@ impl Kernel for TransformGradient<'_> {
     }
 }
 
+impl<T: Scalar> TransformGradient<'_, T> {
+    /// All positions of one tile, for the lanes from `lane` on; zeros behind the last tile.
+    #[inline(always)]
+    fn transform<V: Vector>(&self, tile: usize, lane: usize) -> [V; POSITIONS] {
+        let &Sizes { grid, k, .. } = self.s;
+        let mut out = [V::splat(0.0); POSITIONS];
+        let n = k.saturating_sub(lane);
+        if tile >= self.tiles.end || n == 0 {
+            return out;
+        }
+        let (image, oy, ox) = grid.place(self.first + tile);
+        let (rows, columns) = ((grid.oh - oy).min(4), (grid.ow - ox).min(4));
+        let corner = ((image * grid.oh + oy) * grid.ow + ox) * k;
+        let pixels = &self.dy[corner..];
+        assert!(pixels.len() >= ((rows - 1) * grid.ow + columns) * k);
+        let load = |r: usize, c: usize| {
+            if r >= rows || c >= columns {
+                return V::splat(0.0);
+            }
+            // SAFETY: the pixel lies inside dy by the assertion; lanes beyond k are not read.
+            unsafe {
+                let p = pixels.as_ptr().add((r * grid.ow + c) * k + lane);
+                if n >= V::LANES { T::load(p) } else { T::load_partial(p, n) }
+            }
+        };
+        let mut lines = [[V::splat(0.0); 6]; 4];
+        for (c, line) in lines.iter_mut().enumerate() {
+            *line = gradient_1d(std::array::from_fn(|r| load(r, c)));
+        }
+        for r in 0..6 {
+            let values = gradient_1d(std::array::from_fn(|c| lines[c][r]));
+            out[r * 6..r * 6 + 6].copy_from_slice(&values);
+        }
+        out
+    }
+}
+
 /// sum (+)= Vᵀ W for one position and some columns.
-struct Accumulate<'a> {
+struct Accumulate<'a, T> {
     s: &'a Sizes,
+    /// Words `[count][cp]` and `[count][kp]`.
     v: &'a [f32],
     w: &'a [f32],
     count: usize,
@@ -289,10 +333,12 @@ struct Accumulate<'a> {
     add: bool,
     /// `[c][kp]`
     sum: *mut f32,
+    storage: PhantomData<T>,
 }
 
-impl Kernel for Accumulate<'_> {
+impl<T: Scalar> Kernel for Accumulate<'_, T> {
     type Output = ();
+    const BF16: bool = T::TERMS == 2;
 
     #[inline(always)]
     fn run<V: Vector>(self) {
@@ -304,14 +350,14 @@ impl Kernel for Accumulate<'_> {
     }
 }
 
-impl Accumulate<'_> {
+impl<T: Scalar> Accumulate<'_, T> {
     #[inline(always)]
     fn strips<V: Vector, const NV: usize>(self) {
         let &Sizes { c, cp, kp, .. } = self.s;
         assert!(self.v.len() >= self.count * cp && self.w.len() >= self.count * kp);
         assert!(self.columns.end <= kp && self.columns.len().is_multiple_of(NV * V::LANES));
         for j in self.columns.clone().step_by(NV * V::LANES) {
-            let channels = Channels {
+            let channels = Channels::<T> {
                 a: self.v.as_ptr(),
                 a_k: cp,
                 b: self.w[j..].as_ptr(),
@@ -320,6 +366,7 @@ impl Accumulate<'_> {
                 add: self.add,
                 // SAFETY: j < kp.
                 out: unsafe { self.sum.add(j) },
+                storage: PhantomData,
             };
             // SAFETY: rows below c of the sum, all tiles of V and W: inside by the assertions.
             unsafe { sweep::<V, NV>(c, &channels) };
@@ -328,7 +375,7 @@ impl Accumulate<'_> {
 }
 
 /// Input channels times one panel of output channels.
-struct Channels {
+struct Channels<T> {
     a: *const f32,
     a_k: usize,
     b: *const f32,
@@ -336,9 +383,10 @@ struct Channels {
     k: usize,
     add: bool,
     out: *mut f32,
+    storage: PhantomData<T>,
 }
 
-impl<V: Vector, const NV: usize> Tiles<V, NV> for Channels {
+impl<V: Vector, T: Scalar, const NV: usize> Tiles<V, NV> for Channels<T> {
     #[inline(always)]
     unsafe fn tile<const MR: usize>(&self, row: usize) {
         let nr = NV * V::LANES;
@@ -349,15 +397,16 @@ impl<V: Vector, const NV: usize> Tiles<V, NV> for Channels {
                 true => load_tile::<V, MR, NV>(out, self.b_k, nr),
                 false => [[V::splat(0.0); NV]; MR],
             };
-            let (a, b) = ((self.a.add(row), 1, self.a_k), (self.b, self.b_k));
-            let acc = outer_products::<V, MR, NV, false>(acc, self.k, a, b, nr);
+            let a = (self.a.add(row).cast::<T>(), T::TERMS, T::TERMS * self.a_k);
+            let b = (self.b, self.b_k);
+            let acc = outer_products::<V, T, MR, NV, false>(acc, self.k, a, b, nr);
             store_tile(acc, out, self.b_k, nr);
         }
     }
 }
 
 /// dg = Gᵀ dU G, and from `[tap][ci][co]` to `[co][tap][ci]`.
-fn finish(cpu: &Cpu, s: &Sizes, sum: &[f32], dw: &mut [f32]) -> Result<()> {
+fn finish<T: Scalar>(cpu: &Cpu, s: &Sizes, sum: &[f32], dw: &mut [T]) -> Result<()> {
     let &Sizes { c, k, kp, .. } = s;
     let mut taps = cpu.alloc::<f32>(9 * c * kp)?;
     let taps = taps.slice_mut::<f32>(9 * c * kp);
@@ -369,15 +418,25 @@ fn finish(cpu: &Cpu, s: &Sizes, sum: &[f32], dw: &mut [f32]) -> Result<()> {
         let out = unsafe { shared.pointer(0) };
         cpu.isa.run(TransformBack { c, kp, rows, sum, out });
     });
-    let b = Matrix { data: taps, row: 1, column: kp };
+    let b = Matrix { data: &*taps, row: 1, column: kp };
     let strip = 16;
+    let failed = Mutex::new(None);
     cpu.threads.chunks(dw, strip * 9 * c, |task, out| {
-        let rows = strip.min(k - task * strip);
-        let pack =
-            PackColumns { b, k0: task * strip, k: rows, j0: 0, width: 9 * c, panel: 9 * c, out };
-        cpu.isa.run(pack);
+        let (k0, rows) = (task * strip, strip.min(k - task * strip));
+        let pack = |out| PackColumns { b, k0, k: rows, j0: 0, width: 9 * c, panel: 9 * c, out };
+        if T::TERMS == 1 {
+            return cpu.isa.run(pack(bytemuck::cast_slice_mut(out)));
+        }
+        match cpu.alloc::<f32>(out.len()) {
+            Ok(mut wide) => {
+                let wide = wide.slice_mut::<f32>(out.len());
+                cpu.isa.run(pack(&mut *wide));
+                out.iter_mut().zip(wide).for_each(|(out, v)| *out = T::narrow(*v));
+            }
+            Err(e) => *failed.lock().unwrap_or_else(|e| e.into_inner()) = Some(e),
+        }
     });
-    Ok(())
+    failed.into_inner().unwrap_or_else(|e| e.into_inner()).map_or(Ok(()), Err)
 }
 
 /// Gᵀ m G for some input channels.
@@ -392,14 +451,13 @@ struct TransformBack<'a> {
 /// Gᵀ applied to six values: three.
 #[inline(always)]
 fn back_1d<V: Vector>([m0, m1, m2, m3, m4, m5]: [V; 6]) -> [V; 3] {
-    let (sixth, twelfth) = (V::splat(1.0 / 6.0), V::splat(1.0 / 12.0));
-    let (s1, d1) = (m1.add(m2), m2.sub(m1));
+    let (s1, d1) = (m1.add(m2), m1.sub(m2));
     let (s2, d2) = (m3.add(m4), m3.sub(m4));
-    let a = s1.mul(V::splat(-1.0 / 6.0));
+    let scaled = |v: V, by: f32| v.mul(V::splat(by));
     [
-        m0.mul_add(V::splat(0.25), s2.mul_add(V::splat(1.0 / 24.0), a)),
-        d1.mul(sixth).add(d2.mul(twelfth)),
-        s2.mul_add(sixth, a).add(m5),
+        m0.mul_add(V::splat(1.0 / F0), s2.mul_add(V::splat(1.0 / FB), scaled(s1, 1.0 / FA))),
+        d2.mul_add(V::splat(B / FB), scaled(d1, A / FA)),
+        s2.mul_add(V::splat(B2 / FB), s1.mul_add(V::splat(A2 / FA), m5)),
     ]
 }
 

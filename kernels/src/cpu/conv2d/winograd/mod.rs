@@ -16,6 +16,8 @@
 //!   M [36][tiles][C_out]           products     /
 //! ```
 //!
+//! For bf16, U and V are rounded to bf16 (U in words of two input channels) and M is f32.
+//!
 //! Backward-data is the same with dy for x and flipped filters.
 
 pub mod filter;
@@ -27,7 +29,8 @@ use transform::{FilterSource, TransformFilters, TransformInput, TransformOutput}
 
 use crate::cpu::Cpu;
 use crate::cpu::gemm::{Matrix, PackColumns, Tiles, outer_products, store_tile, sweep, zero_tile};
-use crate::cpu::simd::{Isa, Kernel, Vector};
+use crate::cpu::scalar::Scalar;
+use crate::cpu::simd::{Kernel, Vector};
 use crate::cpu::threads::SharedMut;
 use crate::{Conv2dArgs, Error, Result};
 
@@ -44,16 +47,6 @@ pub fn applies(args: &Conv2dArgs) -> bool {
         && o.padding.iter().all(|&p| p <= 2)
         && args.x_elements() > 0
         && args.y_elements() > 0
-}
-
-/// Lanes of a vector.
-pub fn lanes(isa: Isa) -> usize {
-    if isa == Isa::Avx512 { 16 } else { 8 }
-}
-
-/// Columns of a panel of `channels`: one vector or two.
-pub fn panel_width(isa: Isa, channels: usize) -> usize {
-    if channels <= lanes(isa) { lanes(isa) } else { 2 * lanes(isa) }
 }
 
 /// How images are cut into tiles.
@@ -95,42 +88,68 @@ impl Grid {
 }
 
 /// y = relu?(x * filter + bias)
-pub fn forward(
+pub fn forward<T: Scalar>(
     cpu: &Cpu,
     args: &Conv2dArgs,
-    x: &[f32],
-    filter: &[f32],
-    bias: Option<&[f32]>,
+    x: &[T],
+    filter: &[T],
+    bias: Option<&[T]>,
     relu: bool,
-    y: &mut [f32],
+    y: &mut [T],
 ) -> Result<()> {
     let (c, k) = (args.c_in, args.c_out);
-    let nr = panel_width(cpu.isa, k);
+    let nr = cpu.isa.panel_width(k);
     // Panels of filters with output channels in the lanes: [panel][tap][ci][NR], the transpose of
     // [co][tap][ci].
     let panels = k.div_ceil(nr);
-    let mut taps = cpu.alloc::<f32>(panels * 9 * c * nr)?;
-    let taps = taps.slice_mut::<f32>(panels * 9 * c * nr);
-    let b = Matrix { data: filter, row: 1, column: 9 * c };
+    let mut taps = cpu.alloc::<T>(panels * 9 * c * nr)?;
+    let taps = taps.slice_mut::<T>(panels * 9 * c * nr);
     cpu.threads.chunks(taps, 9 * c * nr, |j, out| {
-        let width = (k - j * nr).min(nr);
-        cpu.isa.run(PackColumns { b, k0: 0, k: 9 * c, j0: j * nr, width, panel: nr, out });
+        let filters = &filter[j * nr * 9 * c..((j + 1) * nr).min(k) * 9 * c];
+        cpu.isa.run(TransposeFilters { filters, len: 9 * c, nr, out });
     });
     let source = FilterSource { data: taps, tap: c * nr, row: nr, panel: 9 * c * nr, flip: false };
     let grid = Grid::new(args.h, args.w, args.oh, args.ow, args.options.padding);
     Convolution { grid, c, k, source, x, bias, relu }.run(cpu, y)
 }
 
+/// `[nr, rounded up][len]` to `[len][nr]`, zeros for filters that do not exist.
+struct TransposeFilters<'a, T> {
+    filters: &'a [T],
+    len: usize,
+    nr: usize,
+    out: &'a mut [T],
+}
+
+impl<T: Scalar> Kernel for TransposeFilters<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Vector>(self) {
+        let TransposeFilters { filters, len, nr, out } = self;
+        if T::TERMS == 1 {
+            let b = Matrix { data: filters, row: 1, column: len };
+            let (width, out) = (filters.len() / len, bytemuck::cast_slice_mut(out));
+            return PackColumns { b, k0: 0, k: len, j0: 0, width, panel: nr, out }.run::<V>();
+        }
+        for (i, line) in out.chunks_exact_mut(nr).enumerate() {
+            for (j, out) in line.iter_mut().enumerate() {
+                *out = filters.get(j * len + i).copied().unwrap_or(T::narrow(0.0));
+            }
+        }
+    }
+}
+
 /// dx from dy: the filters flipped, input and output channels swapped.
-pub fn backward_data(
+pub fn backward_data<T: Scalar>(
     cpu: &Cpu,
     args: &Conv2dArgs,
-    filter: &[f32],
-    dy: &[f32],
-    dx: &mut [f32],
+    filter: &[T],
+    dy: &[T],
+    dx: &mut [T],
 ) -> Result<()> {
     let c = args.c_in;
-    let nr = panel_width(cpu.isa, c);
+    let nr = cpu.isa.panel_width(c);
     let source = FilterSource { data: filter, tap: c, row: 9 * c, panel: nr, flip: true };
     let padding = args.options.padding.map(|p| 2 - p);
     let grid = Grid::new(args.oh, args.ow, args.h, args.w, padding);
@@ -144,29 +163,29 @@ const LARGE_FILTERS: usize = 12 << 20;
 
 /// Tiles that a task transforms and multiplies at a time: V and M of a chunk should stay in L2, and
 /// where U is larger than L2 a chunk must be worth reading U from L3.
-fn chunk_tiles(c: usize, k: usize, total: usize, threads: usize) -> usize {
-    let bytes = 4 * POSITIONS * (c + k);
-    let u_bytes = 4 * POSITIONS * c * k;
+fn chunk_tiles<T: Scalar>(c: usize, k: usize, total: usize, threads: usize) -> usize {
+    let bytes = POSITIONS * (size_of::<T>() * c + 4 * k);
+    let u_bytes = size_of::<T>() * POSITIONS * c * k;
     let fit = if u_bytes > 1 << 20 { 128 } else { (640 << 10) / bytes };
     let share = total.div_ceil(2 * threads);
     fit.clamp(16, 256).min(share.max(8)).next_multiple_of(8)
 }
 
 /// One convolution of `images` of `grid`.
-struct Convolution<'a> {
+struct Convolution<'a, T> {
     grid: Grid,
     /// Input and output channels.
     c: usize,
     k: usize,
-    source: FilterSource<'a>,
-    x: &'a [f32],
-    bias: Option<&'a [f32]>,
+    source: FilterSource<'a, T>,
+    x: &'a [T],
+    bias: Option<&'a [T]>,
     relu: bool,
 }
 
-impl Convolution<'_> {
-    fn run(&self, cpu: &Cpu, y: &mut [f32]) -> Result<()> {
-        match 4 * POSITIONS * self.c * self.k > LARGE_FILTERS {
+impl<T: Scalar> Convolution<'_, T> {
+    fn run(&self, cpu: &Cpu, y: &mut [T]) -> Result<()> {
+        match size_of::<T>() * POSITIONS * self.c * self.k > LARGE_FILTERS {
             true => self.filters_once(cpu, y),
             false => self.tiles_once(cpu, y),
         }
@@ -178,16 +197,17 @@ impl Convolution<'_> {
 
     /// All filters are transformed first; then each task takes a chunk of tiles through all three
     /// steps in its L2.
-    fn tiles_once(&self, cpu: &Cpu, y: &mut [f32]) -> Result<()> {
+    fn tiles_once(&self, cpu: &Cpu, y: &mut [T]) -> Result<()> {
         let &Convolution { grid, c, k, source, x, bias, relu } = self;
-        let nr = panel_width(cpu.isa, k);
+        let nr = cpu.isa.panel_width(k);
         let panels = k.div_ceil(nr);
-        let position = panels * c * nr;
+        let words = c.div_ceil(T::TERMS);
+        let position = panels * words * nr;
         let mut u = cpu.alloc::<f32>(POSITIONS * position)?;
         let u = u.slice_mut::<f32>(POSITIONS * position);
         let shared = SharedMut::new(u);
         let rows_a_task = 64;
-        let row_tasks = c.div_ceil(rows_a_task);
+        let row_tasks = words.div_ceil(rows_a_task);
         cpu.threads.run(panels * row_tasks, |task| {
             let (panel, row) = (task / row_tasks, task % row_tasks * rows_a_task);
             cpu.isa.run(TransformFilters {
@@ -195,28 +215,32 @@ impl Convolution<'_> {
                 panel,
                 columns: (k - panel * nr).min(nr),
                 nr,
-                rows: row..(row + rows_a_task).min(c),
+                rows: row..(row + rows_a_task).min(words),
+                c,
                 // SAFETY: the task writes its rows of its panel, of every position, alone.
-                out: unsafe { shared.pointer(panel * c * nr) },
+                out: unsafe { shared.pointer(panel * words * nr) },
                 position,
             });
         });
         let u = &*u;
         let total = self.tiles();
-        let tiles = chunk_tiles(c, k, total, cpu.threads.count());
-        let (cp, kp) = (c.next_multiple_of(lanes(cpu.isa)), panels * nr);
+        let tiles = chunk_tiles::<T>(c, k, total, cpu.threads.count());
+        let (cp, kp) = (c.next_multiple_of(cpu.isa.lanes()), panels * nr);
         // A line of padding a position keeps the 36 streams of a transform out of one cache set.
         let (v_step, m_step) = (tiles * cp + 16, tiles * kp + 16);
-        let zeros = vec![0.0; cp];
+        let zeros = vec![T::narrow(0.0); cp];
         let failed = Mutex::new(None);
         let (out, y_len) = (SharedMut::new(y), y.len());
         cpu.threads.run(total.div_ceil(tiles), |task| {
-            let mut memory = match cpu.alloc::<f32>(POSITIONS * (v_step + m_step)) {
+            // V, of elements, and M, of f32.
+            let v_words = POSITIONS * v_step / T::TERMS;
+            let mut memory = match cpu.alloc::<f32>(v_words + POSITIONS * m_step) {
                 Ok(memory) => memory,
                 Err(e) => return keep(&failed, e),
             };
-            let scratch = memory.slice_mut::<f32>(POSITIONS * (v_step + m_step));
-            let (v, m) = scratch.split_at_mut(POSITIONS * v_step);
+            let scratch = memory.slice_mut::<f32>(v_words + POSITIONS * m_step);
+            let (v, m) = scratch.split_at_mut(v_words);
+            let v: &mut [T] = bytemuck::cast_slice_mut(v);
             let first = task * tiles;
             let count = tiles.min(total - first);
             let (v_start, v_len) = (v.as_mut_ptr(), v.len());
@@ -231,6 +255,7 @@ impl Convolution<'_> {
                 v: v_start,
                 v_len,
                 v_step,
+                pairs: false,
             });
             cpu.isa.run(Multiply { u, u_step: position, v, m, v_step, m_step, c, cp, kp, count });
             cpu.isa.run(TransformOutput {
@@ -255,16 +280,17 @@ impl Convolution<'_> {
     /// Few tiles, many filters (512 x 512 channels take 38 MB transformed): a chunk of tiles is
     /// transformed by all threads; then each task transforms one panel of filters, which never
     /// leaves its caches, and finishes the panel's channels.
-    fn filters_once(&self, cpu: &Cpu, y: &mut [f32]) -> Result<()> {
+    fn filters_once(&self, cpu: &Cpu, y: &mut [T]) -> Result<()> {
         let &Convolution { grid, c, k, source, x, bias, relu } = self;
-        let nr = panel_width(cpu.isa, k);
-        let cp = c.next_multiple_of(lanes(cpu.isa));
+        let nr = cpu.isa.panel_width(k);
+        let cp = c.next_multiple_of(cpu.isa.lanes());
         let total = self.tiles();
         let tiles = 256.min(total.next_multiple_of(8));
-        let (v_step, m_step, u_step) = (tiles * cp + 16, tiles * nr + 16, c * nr + 16);
-        let mut v = cpu.alloc::<f32>(POSITIONS * v_step)?;
-        let v = v.slice_mut::<f32>(POSITIONS * v_step);
-        let zeros = vec![0.0; cp];
+        let words = c.div_ceil(T::TERMS);
+        let (v_step, m_step, u_step) = (tiles * cp + 16, tiles * nr + 16, words * nr + 16);
+        let mut v = cpu.alloc::<T>(POSITIONS * v_step)?;
+        let v = v.slice_mut::<T>(POSITIONS * v_step);
+        let zeros = vec![T::narrow(0.0); cp];
         let failed = Mutex::new(None);
         let (out, y_len) = (SharedMut::new(y), y.len());
         for first in (0..total).step_by(tiles) {
@@ -284,6 +310,7 @@ impl Convolution<'_> {
                     v: unsafe { v_shared.pointer(0) },
                     v_len,
                     v_step,
+                    pairs: false,
                 });
             });
             let v = &*v;
@@ -300,7 +327,8 @@ impl Convolution<'_> {
                     panel,
                     columns: channels.len(),
                     nr,
-                    rows: 0..c,
+                    rows: 0..words,
+                    c,
                     out: u.as_mut_ptr(),
                     position: u_step,
                 });
@@ -332,10 +360,10 @@ fn keep(failed: &Mutex<Option<Error>>, error: Error) {
 }
 
 /// M = V U for each position.
-struct Multiply<'a> {
+struct Multiply<'a, T> {
     u: &'a [f32],
     u_step: usize,
-    v: &'a [f32],
+    v: &'a [T],
     m: &'a mut [f32],
     v_step: usize,
     m_step: usize,
@@ -345,8 +373,9 @@ struct Multiply<'a> {
     count: usize,
 }
 
-impl Kernel for Multiply<'_> {
+impl<T: Scalar> Kernel for Multiply<'_, T> {
     type Output = ();
+    const BF16: bool = T::TERMS == 2;
 
     #[inline(always)]
     fn run<V: Vector>(self) {
@@ -358,12 +387,13 @@ impl Kernel for Multiply<'_> {
     }
 }
 
-impl Multiply<'_> {
+impl<T: Scalar> Multiply<'_, T> {
     #[inline(always)]
     fn positions<V: Vector, const NV: usize>(self) {
         let nr = NV * V::LANES;
-        let u_step = self.u_step;
-        assert!(self.kp.is_multiple_of(nr) && u_step >= self.kp * self.c);
+        let (u_step, words) = (self.u_step, self.c.div_ceil(T::TERMS));
+        assert!(self.kp.is_multiple_of(nr) && u_step >= self.kp * words);
+        assert!(self.cp >= words * T::TERMS);
         assert!(self.u.len() >= POSITIONS * u_step);
         assert!(self.v.len() >= POSITIONS * self.v_step && self.v_step >= self.count * self.cp);
         assert!(self.m.len() >= POSITIONS * self.m_step && self.m_step >= self.count * self.kp);
@@ -372,8 +402,8 @@ impl Multiply<'_> {
                 let tiles = TileRows {
                     a: self.v[position * self.v_step..].as_ptr(),
                     a_row: self.cp,
-                    b: self.u[position * u_step + j * self.c..].as_ptr(),
-                    k: self.c,
+                    b: self.u[position * u_step + j * words..].as_ptr(),
+                    k: words,
                     out: self.m[position * self.m_step + j..].as_mut_ptr(),
                     out_row: self.kp,
                 };
@@ -385,9 +415,9 @@ impl Multiply<'_> {
     }
 }
 
-/// Rows of V times one panel of U.
-struct TileRows {
-    a: *const f32,
+/// Rows of V times one panel of U, k words each.
+struct TileRows<T> {
+    a: *const T,
     a_row: usize,
     b: *const f32,
     k: usize,
@@ -395,16 +425,16 @@ struct TileRows {
     out_row: usize,
 }
 
-impl<V: Vector, const NV: usize> Tiles<V, NV> for TileRows {
+impl<V: Vector, T: Scalar, const NV: usize> Tiles<V, NV> for TileRows<T> {
     #[inline(always)]
     unsafe fn tile<const MR: usize>(&self, row: usize) {
         let nr = NV * V::LANES;
         // SAFETY: as the caller of `sweep` states.
         unsafe {
-            let acc = outer_products::<V, MR, NV, false>(
+            let acc = outer_products::<V, T, MR, NV, false>(
                 zero_tile(),
                 self.k,
-                (self.a.add(row * self.a_row), self.a_row, 1),
+                (self.a.add(row * self.a_row), self.a_row, T::TERMS),
                 (self.b, nr),
                 nr,
             );

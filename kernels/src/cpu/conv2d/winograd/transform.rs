@@ -1,17 +1,35 @@
 //! The three linear transforms of Winograd F(4x4, 3x3), each applied to both axes of a tile,
 //! channels in the lanes.
 //!
-//! Interpolation points 0, 1, -1, 2, -2 and infinity; matrices as in Lavin and Gray (2015), §4.3,
-//! with shared terms computed once.
+//! Interpolation points 0, ±A, ±B and infinity with A = 5/8 and B = 27/16. Lavin and Gray (2015) take
+//! A = 1, B = 2; points whose powers stay closer to 1 lose less (Barabasz et al., "Error Analysis and
+//! Improving the Accuracy of Winograd Convolution", 2020), and among those with short exact
+//! coefficients these lose least here: 2.3 times less than 1 and 2 (see `docs/cpu.md`). Matrices by
+//! Toom and Cook's construction: row i of Bᵀ holds the coefficients of Π (x - p_j) over j ≠ i, row i
+//! of G the powers of p_i over Π (p_i - p_j), row k of Aᵀ the k-th powers of the points. Points in
+//! pairs ±p share their even and odd halves.
 
 use super::{Grid, POSITIONS};
+use crate::cpu::scalar::Scalar;
 use crate::cpu::simd::{Kernel, Vector};
+
+/// Interpolation points, and their squares and cubes.
+pub const A: f32 = 0.625;
+pub const B: f32 = 1.6875;
+pub const A2: f32 = A * A;
+pub const B2: f32 = B * B;
+pub const A3: f32 = A2 * A;
+pub const B3: f32 = B2 * B;
+/// Products of the differences of 0, A and B from the other points.
+pub const F0: f32 = A2 * B2;
+pub const FA: f32 = 2.0 * A2 * (A2 - B2);
+pub const FB: f32 = 2.0 * B2 * (B2 - A2);
 
 /// Where tap t of row r, columns of panel j lies: `data[j * panel + r * row + t * tap ..]`.
 #[derive(Clone, Copy)]
-pub struct FilterSource<'a> {
+pub struct FilterSource<'a, T> {
     /// Filters.
-    pub data: &'a [f32],
+    pub data: &'a [T],
     /// Distance between taps.
     pub tap: usize,
     /// Distance between rows (channels that are summed over).
@@ -23,80 +41,92 @@ pub struct FilterSource<'a> {
 }
 
 /// U = G g Gᵀ for some rows of one panel.
-pub struct TransformFilters<'a> {
+pub struct TransformFilters<'a, T> {
     /// Where filters are read.
-    pub source: FilterSource<'a>,
+    pub source: FilterSource<'a, T>,
     /// Panel to read.
     pub panel: usize,
     /// Columns of the panel that exist.
     pub columns: usize,
     /// Columns of a panel: one vector or two.
     pub nr: usize,
-    /// Rows to transform.
+    /// Words of rows to transform.
     pub rows: std::ops::Range<usize>,
-    /// The panel `[rows][nr]` of position 0.
+    /// Rows (channels) that exist.
+    pub c: usize,
+    /// The panel `[words of rows][nr]` of position 0.
     pub out: *mut f32,
-    /// Distance between positions of `out`, at least all rows of the panel.
+    /// Distance between positions of `out`, at least all words of the panel.
     pub position: usize,
 }
 
 /// G applied to three values: six.
 #[inline(always)]
 fn filter_1d<V: Vector>([g0, g1, g2]: [V; 3]) -> [V; 6] {
-    let (quarter, sixth) = (V::splat(0.25), V::splat(-1.0 / 6.0));
-    let (a, b) = (V::splat(1.0 / 24.0), V::splat(1.0 / 12.0));
-    let outer = g0.add(g2);
-    let even = g0.mul(a).add(g2.mul(V::splat(1.0 / 6.0)));
-    let odd = g1.mul(b);
-    [
-        g0.mul(quarter),
-        outer.add(g1).mul(sixth),
-        outer.sub(g1).mul(sixth),
-        even.add(odd),
-        even.sub(odd),
-        g2,
-    ]
+    let pair = |p: f32, f: f32| {
+        let even = g2.mul_add(V::splat(p * p / f), g0.mul(V::splat(1.0 / f)));
+        let odd = g1.mul(V::splat(p / f));
+        (even.add(odd), even.sub(odd))
+    };
+    let (a, minus_a) = pair(A, FA);
+    let (b, minus_b) = pair(B, FB);
+    [g0.mul(V::splat(1.0 / F0)), a, minus_a, b, minus_b, g2]
 }
 
-impl Kernel for TransformFilters<'_> {
+impl<T: Scalar> Kernel for TransformFilters<'_, T> {
     type Output = ();
+    const BF16: bool = T::TERMS == 2;
 
     #[inline(always)]
     fn run<V: Vector>(self) {
         let TransformFilters { nr, position, .. } = self;
-        let s = &self.source;
         assert!(nr.is_multiple_of(V::LANES) && position >= self.rows.end * nr);
-        for row in self.rows.clone() {
+        for word in self.rows.clone() {
             for lane in (0..nr).step_by(V::LANES) {
-                let n = self.columns.saturating_sub(lane);
-                let start = (self.panel * s.panel + row * s.row + lane).min(s.data.len());
-                let taps: [[V; 3]; 3] = std::array::from_fn(|r| {
-                    std::array::from_fn(|c| {
-                        let t = if s.flip { 8 - (3 * r + c) } else { 3 * r + c };
-                        let data = s.data.get(start + t * s.tap..).unwrap_or(&[]);
-                        // SAFETY: at most as many lanes are read as elements are left.
-                        unsafe { V::load_partial(data.as_ptr(), n.min(data.len())) }
-                    })
-                });
-                // Columns first: [3][3] -> [6][3], then rows: [6][6].
-                let columns: [[V; 6]; 3] =
-                    std::array::from_fn(|c| filter_1d([taps[0][c], taps[1][c], taps[2][c]]));
-                for r in 0..6 {
-                    let line = filter_1d([columns[0][r], columns[1][r], columns[2][r]]);
-                    for (c, value) in line.into_iter().enumerate() {
-                        let at = (r * 6 + c) * position + row * nr + lane;
-                        // SAFETY: out has 36 positions, each with room for the rows by the
-                        // assertion.
-                        unsafe { value.store(self.out.add(at)) };
-                    }
+                let first = self.transform::<V>(T::TERMS * word, lane);
+                let second = match T::TERMS {
+                    1 => first,
+                    _ => self.transform::<V>(T::TERMS * word + 1, lane),
+                };
+                for p in 0..POSITIONS {
+                    let at = p * position + word * nr + lane;
+                    // SAFETY: out has 36 positions, each with room for the rows by the assertion.
+                    unsafe { T::words([first[p], second[p]]).store(self.out.add(at)) };
                 }
             }
         }
     }
 }
 
+impl<T: Scalar> TransformFilters<'_, T> {
+    /// All positions of one row, for the lanes from `lane` on; zeros for a row that does not exist.
+    #[inline(always)]
+    fn transform<V: Vector>(&self, row: usize, lane: usize) -> [V; POSITIONS] {
+        let s = &self.source;
+        let n = if row < self.c { self.columns.saturating_sub(lane) } else { 0 };
+        let start = (self.panel * s.panel + row * s.row + lane).min(s.data.len());
+        let taps: [[V; 3]; 3] = std::array::from_fn(|r| {
+            std::array::from_fn(|c| {
+                let t = if s.flip { 8 - (3 * r + c) } else { 3 * r + c };
+                let data = s.data.get(start + t * s.tap..).unwrap_or(&[]);
+                // SAFETY: at most as many lanes are read as elements are left.
+                unsafe { T::load_partial(data.as_ptr(), n.min(data.len())) }
+            })
+        });
+        // Columns first: [3][3] -> [6][3], then rows: [6][6].
+        let columns: [[V; 6]; 3] =
+            std::array::from_fn(|c| filter_1d([taps[0][c], taps[1][c], taps[2][c]]));
+        let mut out = [V::splat(0.0); POSITIONS];
+        for r in 0..6 {
+            let line = filter_1d([columns[0][r], columns[1][r], columns[2][r]]);
+            out[r * 6..r * 6 + 6].copy_from_slice(&line);
+        }
+        out
+    }
+}
+
 /// V = Bᵀ d B for a chunk of tiles.
-pub struct TransformInput<'a> {
+pub struct TransformInput<'a, T> {
     /// Geometry.
     pub grid: Grid,
     /// Channels.
@@ -104,37 +134,38 @@ pub struct TransformInput<'a> {
     /// Channels of a row of V: whole vectors.
     pub cp: usize,
     /// Images.
-    pub x: &'a [f32],
+    pub x: &'a [T],
     /// `cp` zeros, which stand for pixels outside of the image.
-    pub zeros: &'a [f32],
+    pub zeros: &'a [T],
     /// First tile of the chunk.
     pub first: usize,
     /// Tiles of the chunk to transform: rows of V.
     pub tiles: std::ops::Range<usize>,
-    /// `[36][tiles][cp]`; only rows `tiles` are written.
-    pub v: *mut f32,
+    /// Elements `[36][tiles][cp]`; only rows `tiles` are written. With `PAIRS` (below) words
+    /// `[36][tiles / TERMS][cp]` of neighbouring tiles; then `tiles.start` must be a multiple of
+    /// TERMS, and a tile that is missing to the last word counts as zeros.
+    pub v: *mut T,
     /// Elements of V.
     pub v_len: usize,
-    /// Distance between positions.
+    /// Distance between positions, in elements.
     pub v_step: usize,
+    /// Words of tiles, for sums over tiles.
+    pub pairs: bool,
 }
 
 /// Bᵀ applied to six values.
 #[inline(always)]
 fn input_1d<V: Vector>([d0, d1, d2, d3, d4, d5]: [V; 6]) -> [V; 6] {
-    let (two, four, minus_five) = (V::splat(2.0), V::splat(4.0), V::splat(-5.0));
-    let minus_four = V::splat(-4.0);
-    // d4 - 4 d2, d3 - 4 d1, d4 - d2, 2 (d3 - d1) each serve two rows.
-    let (even, odd) = (d2.mul_add(minus_four, d4), d1.mul_add(minus_four, d3));
-    let (far, near) = (d4.sub(d2), d3.sub(d1).mul(two));
-    [
-        d0.mul_add(four, d2.mul_add(minus_five, d4)),
-        even.add(odd),
-        even.sub(odd),
-        far.add(near),
-        far.sub(near),
-        d1.mul_add(four, d3.mul_add(minus_five, d5)),
-    ]
+    let pair = |p: f32, q: f32| {
+        // x (x ± p) (x² - q²): halves of even and of odd powers.
+        let even = d2.mul_add(V::splat(-q * q), d4);
+        let odd = d1.mul_add(V::splat(-q * q), d3);
+        (odd.mul_add(V::splat(p), even), odd.mul_add(V::splat(-p), even))
+    };
+    let (a, minus_a) = pair(A, B);
+    let (b, minus_b) = pair(B, A);
+    let (f, s) = (V::splat(F0), V::splat(-A2 - B2));
+    [d0.mul_add(f, d2.mul_add(s, d4)), a, minus_a, b, minus_b, d1.mul_add(f, d3.mul_add(s, d5))]
 }
 
 /// Transforms both axes of a 6x6 tile whose pixels `load` gives, and hands each value to `store`.
@@ -146,87 +177,130 @@ fn input_2d<V: Vector>(load: impl Fn(usize, usize) -> V, mut store: impl FnMut(u
             input_1d([load(0, c), load(1, c), load(2, c), load(3, c), load(4, c), load(5, c)]);
     }
     for r in 0..6 {
-        let line = input_1d([
-            columns[0][r],
-            columns[1][r],
-            columns[2][r],
-            columns[3][r],
-            columns[4][r],
-            columns[5][r],
-        ]);
+        let line = input_1d(std::array::from_fn(|c| columns[c][r]));
         for (c, value) in line.into_iter().enumerate() {
             store(r * 6 + c, value);
         }
     }
 }
 
-impl Kernel for TransformInput<'_> {
+impl<T: Scalar> Kernel for TransformInput<'_, T> {
     type Output = ();
+    const BF16: bool = T::TERMS == 2;
 
     #[inline(always)]
     fn run<V: Vector>(self) {
-        let TransformInput { grid, c, cp, x, zeros, first, tiles, v, v_len, v_step } = self;
-        let image_len = grid.h * grid.w * c;
-        assert!(cp.is_multiple_of(V::LANES) && cp >= c && zeros.len() >= cp);
-        assert!(v_step >= tiles.end * cp && v_len >= POSITIONS * v_step);
-        for tile in tiles {
-            let (image, oy, ox) = grid.place(first + tile);
-            let image = &x[image * image_len..(image + 1) * image_len];
-            // The tile's corner in the image; negative inside the padding.
-            let (y0, x0) =
-                (oy as isize - grid.padding[0] as isize, ox as isize - grid.padding[1] as isize);
-            let inside =
-                y0 >= 0 && x0 >= 0 && y0 as usize + 6 <= grid.h && x0 as usize + 6 <= grid.w;
+        let (c, cp, v_step) = (self.c, self.cp, self.v_step);
+        assert!(cp.is_multiple_of(V::LANES) && cp >= c && self.zeros.len() >= cp);
+        let rows = self.tiles.end.next_multiple_of(if self.pairs { T::TERMS } else { 1 });
+        assert!(v_step >= rows * cp && self.v_len >= POSITIONS * v_step);
+        if self.pairs && T::TERMS == 2 {
+            return self.run_pairs::<V>();
+        }
+        for tile in self.tiles.clone() {
+            let pixels = self.pixels(tile);
             // SAFETY: row `tile` of position 0 lies inside V by the assertion.
-            let out = unsafe { v.add(tile * cp) };
-            if inside {
-                let corner = image[(y0 as usize * grid.w + x0 as usize) * c..].as_ptr();
-                for lane in (0..c).step_by(V::LANES) {
-                    let full = c - lane >= V::LANES;
-                    // SAFETY: all 6 x 6 pixels lie inside the image, lanes below c; V has room by
-                    // the assertion.
-                    let load = |r: usize, column: usize| unsafe {
-                        let p = corner.add((r * grid.w + column) * c + lane);
-                        if full { V::load(p) } else { V::load_partial(p, c - lane) }
-                    };
-                    let store =
-                        // SAFETY: position < 36, tile in `tiles`, lane < cp.
-                        |position: usize, value: V| unsafe { value.store(out.add(position * v_step + lane)) };
-                    input_2d(load, store);
+            let out = unsafe { self.v.add(tile * cp) };
+            for lane in (0..c).step_by(V::LANES) {
+                let load = |r: usize, column: usize| pixels.load::<V>(r, column, lane);
+                let store =
+                    // SAFETY: position < 36, tile in `tiles`, lane < cp.
+                    |p: usize, value: V| unsafe { T::store(value, out.add(p * v_step + lane)) };
+                input_2d(load, store);
+            }
+        }
+    }
+}
+
+impl<T: Scalar> TransformInput<'_, T> {
+    /// Two tiles at a time, side by side in words.
+    #[inline(always)]
+    fn run_pairs<V: Vector>(&self) {
+        let (c, cp, v_step) = (self.c, self.cp, self.v_step);
+        assert!(self.tiles.start.is_multiple_of(2));
+        for tile in self.tiles.clone().step_by(2) {
+            let low = self.pixels(tile);
+            let high = if tile + 1 < self.tiles.end { Some(self.pixels(tile + 1)) } else { None };
+            // SAFETY: row `tile` of position 0 lies inside V by the assertion in `run`.
+            let out = unsafe { self.v.add(tile * cp).cast::<f32>() };
+            for lane in (0..c).step_by(V::LANES) {
+                let mut first = [V::splat(0.0); POSITIONS];
+                input_2d(|r, column| low.load::<V>(r, column, lane), |p, v| first[p] = v);
+                // SAFETY: position < 36, words of a row of two tiles, lane < cp.
+                let store = |p: usize, value: V| unsafe {
+                    T::words([first[p], value]).store(out.add(p * v_step / 2 + lane))
+                };
+                match &high {
+                    Some(high) => input_2d(|r, column| high.load::<V>(r, column, lane), store),
+                    None => (0..POSITIONS).for_each(|p| store(p, V::splat(0.0))),
                 }
-            } else {
-                let mut pixels = [[zeros.as_ptr(); 6]; 6];
-                for (r, pixels) in pixels.iter_mut().enumerate() {
-                    let start = (y0 + r as isize) * grid.w as isize + x0;
-                    for (column, pixel) in pixels.iter_mut().enumerate() {
-                        let (py, px) = (y0 + r as isize, x0 + column as isize);
-                        // A negative position becomes a huge one.
-                        if (py as usize) < grid.h && (px as usize) < grid.w {
-                            let offset = (start + column as isize) * c as isize;
-                            *pixel = image.as_ptr().wrapping_offset(offset);
-                        }
-                    }
+            }
+        }
+    }
+
+    /// Where the pixels of a tile of the chunk are.
+    #[inline(always)]
+    fn pixels(&self, tile: usize) -> Pixels<T> {
+        let &TransformInput { grid, c, x, zeros, first, .. } = self;
+        let image_len = grid.h * grid.w * c;
+        let (image, oy, ox) = grid.place(first + tile);
+        let image = &x[image * image_len..(image + 1) * image_len];
+        // The tile's corner in the image; negative inside the padding.
+        let (y0, x0) =
+            (oy as isize - grid.padding[0] as isize, ox as isize - grid.padding[1] as isize);
+        let inside = y0 >= 0 && x0 >= 0 && y0 as usize + 6 <= grid.h && x0 as usize + 6 <= grid.w;
+        let mut pixels =
+            Pixels { c, row: grid.w * c, corner: None, each: [[zeros.as_ptr(); 6]; 6] };
+        if inside {
+            pixels.corner = Some(image[(y0 as usize * grid.w + x0 as usize) * c..].as_ptr());
+            return pixels;
+        }
+        for (r, line) in pixels.each.iter_mut().enumerate() {
+            let start = (y0 + r as isize) * grid.w as isize + x0;
+            for (column, pixel) in line.iter_mut().enumerate() {
+                let (py, px) = (y0 + r as isize, x0 + column as isize);
+                // A negative position becomes a huge one.
+                if (py as usize) < grid.h && (px as usize) < grid.w {
+                    let offset = (start + column as isize) * c as isize;
+                    *pixel = image.as_ptr().wrapping_offset(offset);
                 }
-                for lane in (0..c).step_by(V::LANES) {
-                    let full = c - lane >= V::LANES;
-                    // SAFETY: each pointer has c readable elements: a pixel inside the image, or
-                    // the zeros. V has room by the assertion.
-                    let load = |r: usize, column: usize| unsafe {
-                        let p = pixels[r][column].add(lane);
-                        if full { V::load(p) } else { V::load_partial(p, c - lane) }
-                    };
-                    let store =
-                        // SAFETY: position < 36, tile in `tiles`, lane < cp.
-                        |position: usize, value: V| unsafe { value.store(out.add(position * v_step + lane)) };
-                    input_2d(load, store);
-                }
+            }
+        }
+        pixels
+    }
+}
+
+/// The 6x6 pixels of a tile, each of c channels: at `corner` if all are inside of the image.
+struct Pixels<T> {
+    c: usize,
+    /// Distance between rows of the image.
+    row: usize,
+    corner: Option<*const T>,
+    each: [[*const T; 6]; 6],
+}
+
+impl<T: Scalar> Pixels<T> {
+    /// Channels `lane` and on of one pixel, lane < c.
+    #[inline(always)]
+    fn load<V: Vector>(&self, r: usize, column: usize, lane: usize) -> V {
+        // SAFETY: made by `TransformInput::pixels`: every pixel has c readable elements, inside of
+        // the image or the zeros, and lane < c.
+        unsafe {
+            let p = match self.corner {
+                Some(corner) => corner.add(r * self.row + column * self.c),
+                None => self.each[r][column],
+            };
+            let p = p.add(lane);
+            match self.c - lane >= V::LANES {
+                true => T::load(p),
+                false => T::load_partial(p, self.c - lane),
             }
         }
     }
 }
 
 /// y = Aᵀ m A for a chunk of tiles, with bias and activation.
-pub struct TransformOutput<'a> {
+pub struct TransformOutput<'a, T> {
     /// Geometry.
     pub grid: Grid,
     /// Channels of y.
@@ -244,11 +318,11 @@ pub struct TransformOutput<'a> {
     /// Number of tiles.
     pub count: usize,
     /// `[k]`
-    pub bias: Option<&'a [f32]>,
+    pub bias: Option<&'a [T]>,
     /// max(·, 0) last.
     pub relu: bool,
     /// All images.
-    pub y: *mut f32,
+    pub y: *mut T,
     /// Elements of y.
     pub y_len: usize,
 }
@@ -260,14 +334,15 @@ fn output_1d<V: Vector>([m0, m1, m2, m3, m4, m5]: [V; 6]) -> [V; 4] {
     let (s2, d2) = (m3.add(m4), m3.sub(m4));
     [
         m0.add(s1).add(s2),
-        d2.mul_add(V::splat(2.0), d1),
-        s2.mul_add(V::splat(4.0), s1),
-        d2.mul_add(V::splat(8.0), d1).add(m5),
+        d2.mul_add(V::splat(B), d1.mul(V::splat(A))),
+        s2.mul_add(V::splat(B2), s1.mul(V::splat(A2))),
+        d2.mul_add(V::splat(B3), d1.mul_add(V::splat(A3), m5)),
     ]
 }
 
-impl Kernel for TransformOutput<'_> {
+impl<T: Scalar> Kernel for TransformOutput<'_, T> {
     type Output = ();
+    const BF16: bool = T::TERMS == 2;
 
     #[inline(always)]
     fn run<V: Vector>(self) {
@@ -297,7 +372,7 @@ impl Kernel for TransformOutput<'_> {
                 let n = channels.end - lane;
                 let shift = match bias {
                     // SAFETY: at most n elements are read from lane on.
-                    Some(bias) => unsafe { V::load_partial(bias.as_ptr().add(lane), n) },
+                    Some(bias) => unsafe { T::load_partial(bias.as_ptr().add(lane), n) },
                     None => V::splat(0.0),
                 };
                 let column = lane - channels.start;
@@ -308,24 +383,10 @@ impl Kernel for TransformOutput<'_> {
                 };
                 let mut lines = [[V::splat(0.0); 4]; 6];
                 for (c, line) in lines.iter_mut().enumerate() {
-                    *line = output_1d([
-                        load(c),
-                        load(6 + c),
-                        load(12 + c),
-                        load(18 + c),
-                        load(24 + c),
-                        load(30 + c),
-                    ]);
+                    *line = output_1d(std::array::from_fn(|r| load(r * 6 + c)));
                 }
                 for r in 0..rows {
-                    let values = output_1d([
-                        lines[0][r],
-                        lines[1][r],
-                        lines[2][r],
-                        lines[3][r],
-                        lines[4][r],
-                        lines[5][r],
-                    ]);
+                    let values = output_1d(std::array::from_fn(|c| lines[c][r]));
                     for (c, value) in values.into_iter().enumerate().take(columns) {
                         let value = if bias.is_some() { value.add(shift) } else { value };
                         let value = if relu { value.relu() } else { value };
@@ -333,7 +394,11 @@ impl Kernel for TransformOutput<'_> {
                         // are not written.
                         unsafe {
                             let p = y.add(corner + (r * grid.ow + c) * k + lane);
-                            if n >= V::LANES { value.store(p) } else { value.store_partial(p, n) }
+                            if n >= V::LANES {
+                                T::store(value, p)
+                            } else {
+                                T::store_partial(value, p, n)
+                            }
                         }
                     }
                 }

@@ -1,6 +1,7 @@
 //! Elements in and out of the backend's memory, and between element types.
 
 use super::Cpu;
+use super::scalar::Scalar;
 use super::simd::{Kernel, Vector};
 use super::threads::TASK_ELEMENTS;
 use crate::*;
@@ -78,6 +79,13 @@ impl<T: Element + Widening> Kernel for Widen<'_, T> {
     }
 }
 
+impl Widening for half::bf16 {
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        Scalar::widen(self)
+    }
+}
+
 trait Widening: Copy {
     fn widen(self) -> f32;
 }
@@ -104,6 +112,30 @@ fn widen<T: Element + Widening>(cpu: &Cpu, x: &[T]) -> Result<Buffer> {
     Ok(memory.into_buffer::<f32>(x.len()))
 }
 
+/// y = x rounded to bf16. The bf16 instructions would flush denormals to zero.
+struct Narrow<'a> {
+    x: &'a [f32],
+    y: &'a mut [half::bf16],
+}
+
+impl Kernel for Narrow<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<V: Vector>(self) {
+        for (y, &x) in self.y.iter_mut().zip(self.x) {
+            *y = Scalar::narrow(x);
+        }
+    }
+}
+
+fn narrow(cpu: &Cpu, x: &[f32]) -> Result<Buffer> {
+    let mut memory = cpu.alloc::<half::bf16>(x.len())?;
+    cpu.threads.chunks(memory.slice_mut(x.len()), TASK_ELEMENTS, |i, y| {
+        cpu.isa.run(Narrow { x: &x[i * TASK_ELEMENTS..][..y.len()], y })
+    });
+    Ok(memory.into_buffer::<half::bf16>(x.len()))
+}
+
 /// Converts elements.
 pub fn cast(cpu: &Cpu, x: &Buffer, dtype: Dtype) -> Result<Buffer> {
     const OP: &str = "cast";
@@ -114,6 +146,10 @@ pub fn cast(cpu: &Cpu, x: &Buffer, dtype: Dtype) -> Result<Buffer> {
             _ if from == dtype => return Ok(x.clone()),
             (Dtype::U8, Dtype::F32) => return widen::<u8>(cpu, bytemuck::cast_slice(x_data)),
             (Dtype::I32, Dtype::F32) => return widen::<i32>(cpu, bytemuck::cast_slice(x_data)),
+            (Dtype::BF16, Dtype::F32) => {
+                return widen::<half::bf16>(cpu, bytemuck::cast_slice(x_data));
+            }
+            (Dtype::F32, Dtype::BF16) => return narrow(cpu, bytemuck::cast_slice(x_data)),
             _ => {}
         }
         with_type!(dtype, T => {

@@ -218,6 +218,12 @@ const F32: Allowed = Allowed { results: 1e-5, gradients: 2e-4 };
 /// ones for that reason.
 const F32_DEEP: Allowed = Allowed { results: 1e-4, gradients: 2e-2 };
 
+/// In f32, where max pooling follows convolutions of many channels: of 120,000 windows one or the
+/// other has its two largest values so near each other that rounding decides to which of them the
+/// gradient goes. Of 8 batches of noise, 7 were 1e-5 off in every gradient, and one 1e-3 in those
+/// in front of one pooling.
+const F32_POOLED: Allowed = Allowed { results: 1e-5, gradients: 1e-2 };
+
 /// Reference in f64, and each CPU in f32.
 fn check_everywhere(kind: ModelKind, n: usize, single: Allowed) {
     check(kind, n, oracle(), F64);
@@ -258,7 +264,7 @@ fn resnet18() {
 
 #[test]
 fn airbench94() {
-    check_everywhere(ModelKind::Airbench94, 4, F32);
+    check_everywhere(ModelKind::Airbench94, 4, F32_POOLED);
 }
 
 /// Momentum, weight decay, running statistics, labels: a mistake in any of them shows within 20

@@ -3,6 +3,8 @@
 mod common;
 
 use std::fs;
+use std::process::Stdio;
+use std::time::Duration;
 
 use common::*;
 use tempfile::tempdir;
@@ -227,6 +229,42 @@ fn a_run_goes_on_with_its_data_elsewhere_but_not_with_other_data() {
     let resume = |data| cifar(dir.path(), &["train", "--resume", "run", "--data", data]);
     assert!(refused(resume("other")).contains("trained on other images"));
     ok(resume("there"));
+    assert_eq!(last(&dir.path().join("run")), last(&dir.path().join("whole")));
+}
+
+/// A file cut short under a run: an error with its name, nothing learnt is lost, and with the file
+/// mended the run ends as if nothing had happened.
+#[test]
+fn a_data_file_that_shrinks_ends_the_run_with_a_save() {
+    let dir = tempdir().unwrap();
+    let made = ["data", "synthetic", "--train", "96", "--test", "40", "--out", "data"];
+    ok(cifar(dir.path(), &made));
+    let train = |more: &[&str]| {
+        let flags = ["train", "--model", "simple-cnn-gap", "--batch", "16", "--epochs", "400"];
+        cifar(dir.path(), &[&flags[..], &["--threads", "1", "--data", "data"], more].concat())
+    };
+    let mut child =
+        train(&["--out", "run"]).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let log = dir.path().join("run/log.txt");
+    while !fs::read_to_string(&log).is_ok_and(|text| text.contains("2/400")) {
+        assert!(child.try_wait().unwrap().is_none(), "the run ended by itself");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let path = dir.path().join("data/data_batch_2.bin");
+    let good = fs::read(&path).unwrap();
+    fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(5000).unwrap();
+    let output = child.wait_with_output().unwrap();
+    fs::write(&path, good).unwrap();
+    let text = stderr(&output);
+    assert_eq!((output.status.code(), text.lines().count()), (Some(1), 1), "{text}");
+    for part in ["data/data_batch_2.bin: was cut short", "has 5000", "train --resume run"] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    let step = text.split("saved after step ").nth(1).unwrap();
+    let step: u64 = step.split(',').next().unwrap().parse().unwrap();
+    let end = (step + 5).to_string();
+    ok(cifar(dir.path(), &["train", "--resume", "run", "--max-steps", &end]));
+    ok(train(&["--out", "whole", "--max-steps", &end]));
     assert_eq!(last(&dir.path().join("run")), last(&dir.path().join("whole")));
 }
 

@@ -193,9 +193,9 @@ fn run_show(args: &ShowArgs) -> Result<()> {
         outln!("{i:>5}  {class:width$}  {:>8}  {:>8}", train_counts[i], test_counts[i])?;
     }
     outln!("{:>5}  {:width$}  {:>8}  {:>8}", "", "total", train.len(), test.len())?;
-    let (mean, std) = train.mean_std();
+    let (mean, std) = train.mean_std()?;
     outln!("{0}x{0} pixels; mean {mean:.4?}, std {std:.4?} of the training images", train.size)?;
-    let picture = picture::overview(&train, &test, args.samples);
+    let picture = picture::overview(&train, &test, args.samples)?;
     picture
         .save_with_format(&args.out, image::ImageFormat::Png)
         .with_context(|| format!("cannot write {}", args.out.display()))?;

@@ -16,7 +16,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use rayon::prelude::*;
 
 use super::archive::{ImageFile, visit_images};
-use super::{CIFAR10_CLASSES, Dataset, Order, Split, manifest, permutation, stratified};
+use super::{CIFAR10_CLASSES, Dataset, Images, Order, Split, manifest, permutation, stratified};
 
 /// Part of each class that becomes the test set, when the source has none and none is asked for.
 pub const TEST_FRACTION: f64 = 0.2;
@@ -50,7 +50,7 @@ impl Default for ImportOptions {
 }
 
 /// What an import made.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Imported {
     /// Training images, in random order.
     pub train: Dataset,
@@ -137,6 +137,7 @@ pub fn import(source: &Path, options: &ImportOptions) -> Result<Imported> {
             images.extend_from_slice(&items[i].pixels);
             chosen_labels.push(labels[i]);
         }
+        let images = Images::Memory(images);
         Dataset { images, labels: chosen_labels, classes: classes.clone(), size }
     };
     let (train, test) = (part(false), part(true));

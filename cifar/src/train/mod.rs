@@ -18,7 +18,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use tilegrad_nn::Model;
 
 use crate::augment::{Augmentation, Mixing};
@@ -83,10 +83,10 @@ pub fn run(compute: &Compute, config: Config, start: Start, limits: Limits) -> R
 }
 
 /// Mean and standard deviation that images are normalised with.
-fn normalisation(config: &Config, train: &Dataset) -> ([f32; 3], [f32; 3]) {
+fn normalisation(config: &Config, train: &Dataset) -> Result<([f32; 3], [f32; 3])> {
     match config.normalise {
         Normalisation::Dataset => train.mean_std(),
-        Normalisation::Half => ([0.5; 3], [0.5; 3]),
+        Normalisation::Half => Ok(([0.5; 3], [0.5; 3])),
     }
 }
 
@@ -114,7 +114,6 @@ fn loaders(
         mean,
         std,
         workers: config.workers,
-        drop_last: false,
         mixing: mixing.is_on().then_some(mixing),
     };
     let test_options = LoaderOptions::evaluation(config.batch, mean, std, config.workers);
@@ -150,11 +149,11 @@ impl Trainer {
         stop: Stop,
     ) -> Result<Trainer> {
         let (train, test) = load_data(&config)?;
-        let fingerprint = format!("{}-{}", train.fingerprint(), test.fingerprint());
-        let (mean, std) = normalisation(&config, &train);
+        let fingerprint = format!("{}-{}", train.fingerprint()?, test.fingerprint()?);
+        let (mean, std) = normalisation(&config, &train)?;
         let (train, test) = loaders(&config, train, test, mean, std)?;
         let data = train.dataset().clone();
-        let model = model::build(&config.model, &data, &compute.backend, config.seed)?;
+        let model = model::build(&config, &data, &compute.backend)?;
         let steps_per_epoch = train.batches().div_ceil(config.accumulate) as u64;
         let mut update = Update::new(&config, steps_per_epoch);
         let mut meta = Meta::new(&config.model, &data, mean, std, &fingerprint);
@@ -304,7 +303,8 @@ impl Trainer {
         let stop = self.stop.clone();
         let evaluation = evaluate(&self.model, &self.compute.backend, &self.test, || {
             stop.exit_code().is_some()
-        })?;
+        })
+        .map_err(|error| self.saved_before(error))?;
         let Some(evaluation) = evaluation else {
             // Asked to stop while testing: a resumed run begins with this epoch's test.
             return self.must_stop();
@@ -420,6 +420,20 @@ impl Trainer {
         })?;
         self.saved_step = self.position.step;
         Ok(())
+    }
+
+    /// Saves a run that an error from outside ends, such as images that cannot be read any more:
+    /// the steps made are good. Returns the error, with where the run goes on.
+    fn saved_before(&mut self, error: anyhow::Error) -> anyhow::Error {
+        let error = describe(&error);
+        match self.save() {
+            Ok(()) => anyhow!(
+                "{error}; saved after step {}, continue with: cifar train --resume {}",
+                self.position.step,
+                self.run.path().display()
+            ),
+            Err(second) => anyhow!("{error}; {}", describe(&second)),
+        }
     }
 
     /// Says about a failed save that what was saved before is still there.

@@ -201,8 +201,8 @@ settings! {
     /// Threads that prepare batches
     #[arg(long, value_name = "N")]
     workers: usize = 1;
-    /// Start from these weights: a checkpoint of this program, or a PyTorch state dict as
-    /// safetensors
+    /// Start from these weights: a checkpoint of this program, the directory of a run (its best
+    /// weights), or a PyTorch state dict as safetensors
     #[arg(long, value_name = "FILE")]
     weights: String = String::new();
 }

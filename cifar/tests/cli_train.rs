@@ -149,6 +149,8 @@ fn impossible_runs_are_refused_before_anything_is_made() {
         (&["--config", "typo.toml"], "typo.toml: line 2: unknown field `batchsize`"),
         (&["--config", "type.toml"], "type.toml: line 1"),
         (&["--weights", "missing.safetensors"], "missing.safetensors"),
+        (&["--weights", "."], ". holds no weights/best.safetensors"),
+        (&["--dropout", "1"], "--dropout must be 0 to below 1, got 1"),
         (&["--resume", "nowhere"], "nowhere holds no run to resume"),
         (&["--learning-rate", "1"], "--learning-rate"),
     ];
@@ -182,6 +184,44 @@ fn a_run_that_diverges_stops_with_step_rate_and_place() {
     // What the message names is there, and whole.
     let mut again = cifar(dir.path(), &["eval", "run", "--synthetic-test", "10", "--json"]);
     assert!(again.output().unwrap().status.success());
+}
+
+#[test]
+fn a_run_starts_from_another_runs_best_weights() {
+    let dir = tempdir().unwrap();
+    let best = trained(dir.path()).join("weights/best.safetensors");
+    let best = best.to_str().unwrap();
+    for (weights, out) in [("run", "of-run"), (best, "of-file"), ("", "of-nothing")] {
+        ok(tiny(dir.path(), &["--weights", weights, "--out", out, "--max-steps", "1"]));
+    }
+    let last = |out: &str| last(&dir.path().join(out));
+    assert_eq!(last("of-run"), last("of-file"));
+    assert_ne!(last("of-run"), last("of-nothing"));
+}
+
+#[test]
+fn dropout_is_the_models_own_unless_given() {
+    let dir = tempdir().unwrap();
+    for (model, given, expected) in [
+        ("simple-cnn", None, "dropout = 0.5"),
+        // The recipe of its preset.
+        ("simple-cnn-bn", None, "dropout = 0.3"),
+        ("simple-cnn-gap", None, "dropout = 0.0"),
+        ("simple-cnn-gap", Some("0.25"), "dropout = 0.25"),
+    ] {
+        let out = format!("{model}-{}", given.is_some());
+        let mut command = tiny(dir.path(), &["--model", model, "--out", &out, "--max-steps", "1"]);
+        if let Some(given) = given {
+            command.args(["--dropout", given]);
+        }
+        ok(command);
+        let run = dir.path().join(&out);
+        let config = fs::read_to_string(run.join("config.toml")).unwrap();
+        assert!(config.lines().any(|line| line == expected), "{model}: {config}");
+        // The model that was trained has it too.
+        let json = expected.replace("dropout = ", "\\\"dropout\\\":");
+        assert!(String::from_utf8_lossy(&last(&run)).contains(&json), "{model}: {json}");
+    }
 }
 
 #[test]

@@ -175,6 +175,23 @@ fn cifar_10_keeps_its_class_order_and_other_seeds_other_splits() {
 }
 
 #[test]
+fn where_there_is_no_test_folder_some_of_each_class_is_held_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let of = |name: &str, files: &Files| {
+        write_tree(&dir.path().join(name), files);
+        import(&dir.path().join(name), &ImportOptions::default())
+    };
+    // A fifth of two images is less than one, but without a test set nothing can be trained.
+    for (name, prefix) in [("flat", ""), ("train-only", "train/")] {
+        let imported = of(name, &tree(prefix, &["a", "b"], 2, 0)).unwrap();
+        assert_eq!(imported.train.class_counts(), [1, 1], "{name}");
+        assert_eq!(imported.test.class_counts(), [1, 1], "{name}");
+    }
+    let text = message(of("single", &tree("", &["a", "b"], 1, 0)));
+    assert_says(&text, &["single: no test images", "two images"]);
+}
+
+#[test]
 fn other_sizes_and_more_than_256_classes() {
     let dir = tempfile::tempdir().unwrap();
     let source = dir.path().join("tree");

@@ -193,7 +193,8 @@ pub fn permutation(n: usize, seed: u64, order: Order, epoch: u32) -> Vec<u32> {
     items
 }
 
-/// Marks `fraction` of each class, rounded, by seed.
+/// Marks `fraction` of each class by seed: rounded, but at least one image, and never all of them.
+/// A class of one image keeps it.
 fn stratified(labels: &[u16], classes: usize, fraction: f64, seed: u64) -> Vec<bool> {
     let mut members = vec![Vec::new(); classes];
     for (i, &label) in labels.iter().enumerate() {
@@ -201,7 +202,9 @@ fn stratified(labels: &[u16], classes: usize, fraction: f64, seed: u64) -> Vec<b
     }
     let mut marked = vec![false; labels.len()];
     for (class, members) in members.iter().enumerate() {
-        let count = (members.len() as f64 * fraction.clamp(0.0, 1.0)).round() as usize;
+        let most = members.len().saturating_sub(1);
+        let count = (members.len() as f64 * fraction).round() as usize;
+        let count = count.clamp(most.min(1), most);
         for &i in &permutation(members.len(), seed, Order::HoldOut, class as u32)[..count] {
             marked[members[i as usize]] = true;
         }
@@ -264,6 +267,13 @@ mod tests {
         assert_eq!((count(0), count(1)), (12, 6));
         assert_eq!(marked, stratified(&labels, 2, 0.3, 3));
         assert_ne!(marked, stratified(&labels, 2, 0.3, 4));
+        // Classes of 1, 2 and 3 images, and one of none.
+        for (fraction, expected) in [(0.01, [0, 1, 1, 0]), (0.99, [0, 1, 2, 0])] {
+            let labels = [0, 1, 1, 2, 2, 2];
+            let marked = stratified(&labels, 4, fraction, 3);
+            let count = |class| (0..6).filter(|&i| marked[i] && labels[i] == class).count();
+            assert_eq!([0, 1, 2, 3].map(count), expected);
+        }
     }
 
     #[test]

@@ -162,7 +162,8 @@ impl Trainer {
         let run = match start {
             Start::New(out) => {
                 if !config.weights.is_empty() {
-                    model::load_weights(config.weights.as_ref(), &model)?;
+                    let path = run_dir::checkpoint_in(config.weights.as_ref())?;
+                    model::load_weights(&path, &model)?;
                 }
                 RunDir::create(out.as_deref())?
             }
@@ -256,12 +257,17 @@ impl Trainer {
         }
     }
 
+    /// Whether no epoch is left.
+    fn ended(&self) -> bool {
+        self.position.finished || self.position.epoch >= self.config.epochs
+    }
+
     /// All epochs that are left.
     fn train(&mut self) -> Result<u8> {
-        if self.position.epoch < self.config.epochs && !self.position.finished {
+        if !self.ended() {
             self.progress.header(&mut self.run);
         }
-        while self.position.epoch < self.config.epochs && !self.position.finished {
+        while !self.ended() {
             if let Some(code) = self.epoch()? {
                 return Ok(code);
             }
@@ -273,7 +279,8 @@ impl Trainer {
             best.epoch,
             100.0 * best.accuracy
         ));
-        Ok(0)
+        // A signal that came too late to stop anything is still told to who sent it.
+        Ok(self.stop.exit_code().unwrap_or(0))
     }
 
     /// The rest of the current epoch. An exit code if the run stops here.
@@ -301,10 +308,9 @@ impl Trainer {
         drop(batches);
         self.progress.evaluating();
         let stop = self.stop.clone();
-        let evaluation = evaluate(&self.model, &self.compute.backend, &self.test, || {
-            stop.exit_code().is_some()
-        })
-        .map_err(|error| self.saved_before(error))?;
+        let evaluation =
+            evaluate(&self.model, &self.compute.backend, &self.test, || stop.exit_code().is_some())
+                .map_err(|error| self.saved_before(error))?;
         let Some(evaluation) = evaluation else {
             // Asked to stop while testing: a resumed run begins with this epoch's test.
             return self.must_stop();
@@ -385,9 +391,8 @@ impl Trainer {
     fn must_stop(&mut self) -> Result<Option<u8>> {
         let signal = self.stop.exit_code();
         let enough = self.limits.max_steps.is_some_and(|max| self.position.step >= max);
-        // At the end of the last epoch there is nothing left to stop.
-        let ended = self.position.finished || self.position.epoch >= self.config.epochs;
-        if !(signal.is_some() || (enough && !ended)) {
+        // At the end of the last epoch there is nothing left to stop, and all is saved.
+        if self.ended() || !(signal.is_some() || enough) {
             return Ok(None);
         }
         self.save()?;
@@ -449,5 +454,35 @@ impl Trainer {
             );
         }
         Err(error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Overrides;
+
+    #[test]
+    fn a_signal_after_the_last_epoch_asks_for_no_resume() {
+        let dir = tempfile::tempdir().unwrap();
+        let compute = Compute::open("cpu", Some(1)).unwrap();
+        let config = Overrides {
+            model: Some("simple-cnn-gap".into()),
+            synthetic_train: Some(20),
+            synthetic_test: Some(10),
+            batch: Some(10),
+            epochs: Some(1),
+            ..Default::default()
+        };
+        let start = Start::New(Some(dir.path().join("run")));
+        let limits = Limits { max_steps: None, quiet: true };
+        let (config, stop) = (config.resolve().unwrap(), Stop::default());
+        let mut trainer = Trainer::new(&compute, config, start, limits, stop.clone()).unwrap();
+        assert_eq!(trainer.train().unwrap(), 0);
+        stop.raise(signal_hook::consts::SIGINT);
+        assert_eq!(trainer.must_stop().unwrap(), None);
+        assert_eq!(trainer.train().unwrap(), 130);
+        let log = std::fs::read_to_string(dir.path().join("run/log.txt")).unwrap();
+        assert!(!log.contains("--resume") && log.matches("best   epoch 1").count() == 2, "{log}");
     }
 }

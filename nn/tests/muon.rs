@@ -110,6 +110,26 @@ fn after_five_iterations_singular_values_are_near_1() {
     }
 }
 
+/// bf16 has 8 bits: singular values come out near 1 as well, a little less near.
+#[test]
+fn iterations_in_bf16_do_nearly_as_well() {
+    let be = cpu().unwrap();
+    for [rows, columns] in [[24, 64], [64, 24], [64, 576]] {
+        let stream = Stream::new(9, Purpose::Test, 0, 0);
+        let values: Vec<f64> = (0..(rows * columns) as u64).map(|i| stream.normal(i)).collect();
+        let g = tensor(&be, Dtype::F32, &values, &[rows, columns]);
+        let y = orthogonalise(&g, 5, Dtype::BF16).unwrap();
+        assert_eq!((y.dtype(), y.shape()), (Dtype::F32, [rows, columns].as_slice()));
+        let values = singular_values(&y);
+        assert!(values.iter().all(|s| (0.65..1.25).contains(s)), "{rows}x{columns}: {values:?}");
+        let exact = orthogonalise(&g, 5, Dtype::F32).unwrap().to_vec::<f32>().unwrap();
+        let got = y.to_vec::<f32>().unwrap();
+        let error = exact.iter().zip(&got).map(|(a, b)| (a - b) * (a - b)).sum::<f32>().sqrt();
+        let norm = exact.iter().map(|a| a * a).sum::<f32>().sqrt();
+        assert!(error > 0.0 && error < 0.05 * norm, "{rows}x{columns}: {error} of {norm}");
+    }
+}
+
 #[test]
 fn a_gradient_of_zeros_gives_no_update() {
     let be = cpu().unwrap();

@@ -63,6 +63,40 @@ impl Threads {
         });
     }
 
+    /// Runs all tasks of `first` and then all of `second`, which may rely on them. One hand-over to
+    /// the threads where two calls of [`Threads::run`] take two.
+    pub fn run_both(
+        &self,
+        (firsts, first): (usize, &(dyn Fn(usize) + Sync)),
+        (seconds, second): (usize, &(dyn Fn(usize) + Sync)),
+    ) {
+        /// Counts a task also when it panics: others wait for the count.
+        struct Done<'a>(&'a AtomicUsize);
+        impl Drop for Done<'_> {
+            fn drop(&mut self) {
+                self.0.fetch_add(1, Ordering::Release);
+            }
+        }
+        let done = AtomicUsize::new(0);
+        self.run(firsts + seconds, |i| {
+            if i < firsts {
+                let _done = Done(&done);
+                return first(i);
+            }
+            // Tasks are handed out in order: those of `first` that are left are running on threads
+            // that wait for nobody.
+            let mut polls = 0;
+            while done.load(Ordering::Acquire) < firsts {
+                polls += 1;
+                match polls < 100 {
+                    true => std::hint::spin_loop(),
+                    false => std::thread::yield_now(),
+                }
+            }
+            second(i - firsts);
+        });
+    }
+
     /// Cuts `out` into pieces of `piece` elements (the last may be shorter) and runs `task(index,
     /// piece)` on each.
     pub fn chunks<T: Send>(
@@ -140,6 +174,16 @@ impl<T> SharedMut<T> {
         assert!(start + len <= self.len);
         // SAFETY: in bounds by the assertion, unique by the caller's promise.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(start), len) }
+    }
+
+    /// Elements `start` to `start + len`, to be read.
+    ///
+    /// # Safety
+    /// Nobody may write them meanwhile.
+    pub unsafe fn read(&self, start: usize, len: usize) -> &[T] {
+        assert!(start + len <= self.len);
+        // SAFETY: in bounds by the assertion, not written by the caller's promise.
+        unsafe { std::slice::from_raw_parts(self.start.add(start), len) }
     }
 
     /// Pointer to element `index`.

@@ -158,18 +158,12 @@ impl Source {
     }
 }
 
-/// Cuts `m` rows into tasks: large ones first, and as long as each thread has several before it,
-/// so that the threads finish together. In whole tiles of `mr`.
+/// Cuts `m` rows into tasks of whole tiles of `mr`, as equal as that allows, several for each thread.
 fn row_tasks(m: usize, mr: usize, threads: usize) -> Vec<(usize, usize)> {
-    let mut tasks = Vec::new();
-    let mut i = 0;
-    while i < m {
-        let share = (m - i) / (2 * threads) / mr * mr;
-        let rows = share.clamp(mr, MC / mr * mr).min(m - i);
-        tasks.push((i, rows));
-        i += rows;
-    }
-    tasks
+    let tiles = m.div_ceil(mr);
+    let tasks = (tiles * mr).div_ceil(MC).max(4 * threads).next_multiple_of(threads).min(tiles);
+    let start = |task: usize| (tiles * task / tasks * mr).min(m);
+    (0..tasks).map(|task| (start(task), start(task + 1) - start(task))).collect()
 }
 
 /// y = A B + bias for one product, on all threads if `parallel`.

@@ -258,7 +258,7 @@ fn resnet18() {
 
 #[test]
 fn airbench94() {
-    check_everywhere(ModelKind::Airbench94, 4, F32);
+    check_everywhere(ModelKind::Airbench94, 4, F32_DEEP);
 }
 
 /// Momentum, weight decay, running statistics, labels: a mistake in any of them shows within 20

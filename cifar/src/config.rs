@@ -10,6 +10,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use tilegrad_nn::{ModelConfig, ModelKind};
 
 use crate::augment::Padding;
 
@@ -89,7 +90,8 @@ macro_rules! settings {
             }
 
             /// All settings, by default where these say nothing, checked.
-            pub fn resolve(self) -> Result<Config> {
+            pub fn resolve(mut self) -> Result<Config> {
+                self.fill_in_dropout();
                 let config = Config { $($name: self.$name.unwrap_or_else(|| $default),)* };
                 config.check()?;
                 Ok(config)
@@ -110,7 +112,10 @@ settings! {
     synthetic_test: usize = 2_000;
     /// simple-cnn, simple-cnn-bn, simple-cnn-gap, resnet20, resnet-guide, resnet18 or airbench94
     #[arg(long)]
-    model: String = "simple-cnn-bn".to_string();
+    model: String = DEFAULT_MODEL.to_string();
+    /// Dropout before the model's last layer [default: the model's own, 0.5 or 0]
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
+    dropout: f64 = 0.0;
     /// Passes over the training images
     #[arg(long, value_name = "N")]
     epochs: u32 = 20;
@@ -231,11 +236,14 @@ settings! {
     /// Threads that prepare batches
     #[arg(long, value_name = "N")]
     workers: usize = 1;
-    /// Start from these weights: a checkpoint of this program, or a PyTorch state dict as
-    /// safetensors
+    /// Start from these weights: a checkpoint of this program, the directory of a run (its best
+    /// weights), or a PyTorch state dict as safetensors
     #[arg(long, value_name = "FILE")]
     weights: String = String::new();
 }
+
+/// The model where none is named.
+const DEFAULT_MODEL: &str = "simple-cnn-bn";
 
 /// Settings that change how a run is executed but not its result: a resumed run may change them.
 const EXECUTION: [&str; 3] = ["workers", "save-every", "data"];
@@ -263,6 +271,14 @@ impl Overrides {
                 None => anyhow!("{message}"),
             }
         })
+    }
+
+    /// No dropout given is the model's own, which [`ModelConfig`] knows.
+    fn fill_in_dropout(&mut self) {
+        let kind = self.model.as_deref().unwrap_or(DEFAULT_MODEL).parse::<ModelKind>();
+        // An unknown model is refused by the checks.
+        let own = || kind.ok().map(|kind| ModelConfig::new(kind, 1).dropout);
+        self.dropout = self.dropout.or_else(own);
     }
 
     /// The first setting given here that would make a run differ from `config`, as (name, here,
@@ -348,6 +364,7 @@ impl Config {
             self.flip || !self.alternating_flip,
             "--alternating-flip says when images are mirrored, but --flip=false says never"
         );
+        finite("dropout", self.dropout, (0.0..1.0).contains(&self.dropout), "0 to below 1")?;
         crate::device::check_name(&self.device)?;
         crate::model::kind(&self.model)?;
         Ok(())

@@ -11,7 +11,7 @@ use std::thread::JoinHandle;
 use anyhow::{Result, bail};
 
 use crate::augment::{Augmentation, Mixing, Normalisation, SampleAddress, Scratch};
-use crate::data::{Dataset, Order, permutation};
+use crate::data::{Dataset, ImageBuffer, Order, permutation};
 
 /// What batches look like and how they are made.
 #[derive(Clone, Debug)]
@@ -30,8 +30,6 @@ pub struct LoaderOptions {
     pub std: [f32; 3],
     /// Threads that prepare batches; 0: the caller's thread does.
     pub workers: usize,
-    /// Leave out a last batch that is not full.
-    pub drop_last: bool,
     /// Mixing of the samples of a batch, which makes targets soft.
     pub mixing: Option<Mixing>,
 }
@@ -47,7 +45,6 @@ impl LoaderOptions {
             mean,
             std,
             workers,
-            drop_last: false,
             mixing: None,
         }
     }
@@ -128,10 +125,6 @@ impl Loader {
         if options.batch == 0 {
             bail!("loader: batch size is 0, but must be at least 1");
         }
-        if options.drop_last && data.len() < options.batch {
-            let n = data.len();
-            bail!("loader: {n} images do not fill one batch of {}", options.batch);
-        }
         let mean_ok = options.mean.iter().all(|m| m.is_finite());
         if !mean_ok || !options.std.iter().all(|s| s.is_finite() && *s > 0.0) {
             bail!(
@@ -158,13 +151,12 @@ impl Loader {
 
     /// Batches in a whole epoch.
     pub fn batches(&self) -> usize {
-        let (n, batch) = (self.shared.data.len(), self.shared.options.batch);
-        if self.shared.options.drop_last { n / batch } else { n.div_ceil(batch) }
+        self.samples().div_ceil(self.shared.options.batch)
     }
 
     /// Samples in a whole epoch.
     pub fn samples(&self) -> usize {
-        (self.batches() * self.shared.options.batch).min(self.shared.data.len())
+        self.shared.data.len()
     }
 
     /// The batches of one epoch from number `start_batch` on. Dropping the iterator stops its
@@ -202,8 +194,15 @@ impl Loader {
                     .expect("the system starts a thread")
             })
             .collect();
-        Epoch { plan, queue, threads, scratch: Scratch::default() }
+        Epoch { plan, queue, threads, scratch: Buffers::default() }
     }
+}
+
+/// What preparing batches needs; each thread keeps its own.
+#[derive(Default)]
+struct Buffers {
+    read: ImageBuffer,
+    augment: Scratch,
 }
 
 /// One epoch's order of samples.
@@ -217,7 +216,7 @@ struct Plan {
 
 impl Plan {
     /// Batch number `k`, from nothing but this plan.
-    fn prepare(&self, k: usize, scratch: &mut Scratch) -> Batch {
+    fn prepare(&self, k: usize, scratch: &mut Buffers) -> Result<Batch> {
         let Shared { data, options, normalisation, pool } = &*self.shared;
         let start = k * options.batch;
         let indices = &self.order[start..(start + options.batch).min(self.order.len())];
@@ -227,7 +226,8 @@ impl Plan {
         let augmentation = options.augmentation.unwrap_or_default();
         for (&sample, out) in indices.iter().zip(images.chunks_exact_mut(image_len)) {
             let address = SampleAddress { seed: options.seed, epoch: self.epoch, sample };
-            let image = data.image(sample as usize);
+            let image = data.image(sample as usize, &mut scratch.read)?;
+            let scratch = &mut scratch.augment;
             augmentation.apply(image, data.size, address, normalisation, scratch, out);
         }
         let labels: Vec<i32> = indices.iter().map(|&i| data.labels[i as usize].into()).collect();
@@ -243,7 +243,7 @@ impl Plan {
             targets
         });
         let indices = indices.to_vec();
-        Batch { images, labels, soft_targets, indices, size: n, pool: Some(pool.clone()) }
+        Ok(Batch { images, labels, soft_targets, indices, size: n, pool: Some(pool.clone()) })
     }
 }
 
@@ -263,7 +263,7 @@ struct State {
     next: usize,
     /// The next batch to deliver, which is `ready[0]` once made.
     delivered: usize,
-    ready: VecDeque<Option<Batch>>,
+    ready: VecDeque<Option<Result<Batch>>>,
     stop: bool,
     failed: bool,
 }
@@ -283,7 +283,7 @@ impl Drop for Alarm<'_> {
 /// A worker: begins the next batch when there is room, until all are begun.
 fn work(plan: &Plan, queue: &Queue) {
     let _alarm = Alarm(queue);
-    let mut scratch = Scratch::default();
+    let mut scratch = Buffers::default();
     loop {
         let k = {
             let mut state = lock(&queue.state);
@@ -313,15 +313,17 @@ pub struct Epoch {
     plan: Arc<Plan>,
     queue: Arc<Queue>,
     threads: Vec<JoinHandle<()>>,
-    scratch: Scratch,
+    scratch: Buffers,
 }
 
 impl Iterator for Epoch {
-    type Item = Batch;
+    type Item = Result<Batch>;
 
+    /// An error is that of the data set: see [`Dataset::image`].
+    ///
     /// # Panics
     /// If a worker did.
-    fn next(&mut self) -> Option<Batch> {
+    fn next(&mut self) -> Option<Result<Batch>> {
         let mut state = lock(&self.queue.state);
         let k = state.delivered;
         if k == self.plan.end {

@@ -11,7 +11,8 @@ use tilegrad_nn::tensor_file::TensorFile;
 use tilegrad_nn::{Checkpoint, Model, ModelConfig, ModelKind, Module, torch};
 
 use crate::augment::Normalisation;
-use crate::data::Dataset;
+use crate::config::Config;
+use crate::data::{Dataset, ImageBuffer};
 
 /// Metadata entry with [`Meta`].
 const META: &str = "cifar";
@@ -97,11 +98,16 @@ pub fn kind(name: &str) -> Result<ModelKind> {
     Ok(name.parse::<ModelKind>()?)
 }
 
-/// A new model for the images of `data`, its weights drawn from `seed`.
-pub fn build(name: &str, data: &Dataset, backend: &Arc<dyn Backend>, seed: u64) -> Result<Model> {
-    let config =
-        ModelConfig { image_size: data.size, ..ModelConfig::new(kind(name)?, data.classes.len()) };
-    Ok(Model::new(backend, config, seed)?)
+/// The structure of the model called `name` for the images of `data`.
+fn structure(name: &str, data: &Dataset) -> Result<ModelConfig> {
+    let config = ModelConfig::new(kind(name)?, data.classes.len());
+    Ok(ModelConfig { image_size: data.size, ..config })
+}
+
+/// The model that a run trains, with new weights drawn from its seed.
+pub fn build(config: &Config, data: &Dataset, backend: &Arc<dyn Backend>) -> Result<Model> {
+    let structure = ModelConfig { dropout: config.dropout, ..structure(&config.model, data)? };
+    Ok(Model::new(backend, structure, config.seed)?)
 }
 
 /// Sets the filters of a model with a whitening layer from the first images of `data`, normalised.
@@ -115,8 +121,9 @@ pub fn whiten(model: &Model, data: &Dataset, mean: [f32; 3], std: [f32; 3]) -> R
     let n = data.len().min(IMAGES);
     let mut images = vec![0.0; n * data.image_bytes()];
     let normalisation = Normalisation::new(mean, std);
+    let mut buffer = ImageBuffer::default();
     for (i, out) in images.chunks_exact_mut(data.image_bytes()).enumerate() {
-        normalisation.apply(data.image(i), out);
+        normalisation.apply(data.image(i, &mut buffer)?, out);
     }
     let images = Tensor::from_slice(first.get().backend(), &images, &model.input_shape(n))?;
     Ok(model.whiten(&images)?)
@@ -178,10 +185,10 @@ pub fn open_torch(
     train: &Dataset,
     backend: &Arc<dyn Backend>,
 ) -> Result<Loaded> {
-    let model = build(kind.name(), train, backend, 0)?;
+    let model = Model::new(backend, structure(kind.name(), train)?, 0)?;
     torch::load(&model, path)?;
-    let (mean, std) = train.mean_std();
-    let mut meta = Meta::new(kind.name(), train, mean, std, &train.fingerprint());
+    let (mean, std) = train.mean_std()?;
+    let mut meta = Meta::new(kind.name(), train, mean, std, &train.fingerprint()?);
     if let Some(text) = TensorFile::load(path)?.metadata.get(META) {
         let written: Meta = serde_json::from_str(text)
             .with_context(|| format!("{}: metadata '{META}'", path.display()))?;

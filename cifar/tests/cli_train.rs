@@ -3,6 +3,8 @@
 mod common;
 
 use std::fs;
+use std::process::Stdio;
+use std::time::Duration;
 
 use common::*;
 use tempfile::tempdir;
@@ -193,6 +195,8 @@ fn impossible_runs_are_refused_before_anything_is_made() {
         (&["--config", "typo.toml"], "typo.toml: line 2: unknown field `batchsize`"),
         (&["--config", "type.toml"], "type.toml: line 1"),
         (&["--weights", "missing.safetensors"], "missing.safetensors"),
+        (&["--weights", "."], ". holds no weights/best.safetensors"),
+        (&["--dropout", "1"], "--dropout must be 0 to below 1, got 1"),
         (&["--resume", "nowhere"], "nowhere holds no run to resume"),
         (&["--learning-rate", "1"], "--learning-rate"),
     ];
@@ -226,6 +230,44 @@ fn a_run_that_diverges_stops_with_step_rate_and_place() {
     // What the message names is there, and whole.
     let mut again = cifar(dir.path(), &["eval", "run", "--synthetic-test", "10", "--json"]);
     assert!(again.output().unwrap().status.success());
+}
+
+#[test]
+fn a_run_starts_from_another_runs_best_weights() {
+    let dir = tempdir().unwrap();
+    let best = trained(dir.path()).join("weights/best.safetensors");
+    let best = best.to_str().unwrap();
+    for (weights, out) in [("run", "of-run"), (best, "of-file"), ("", "of-nothing")] {
+        ok(tiny(dir.path(), &["--weights", weights, "--out", out, "--max-steps", "1"]));
+    }
+    let last = |out: &str| last(&dir.path().join(out));
+    assert_eq!(last("of-run"), last("of-file"));
+    assert_ne!(last("of-run"), last("of-nothing"));
+}
+
+#[test]
+fn dropout_is_the_models_own_unless_given() {
+    let dir = tempdir().unwrap();
+    for (model, given, expected) in [
+        ("simple-cnn", None, "dropout = 0.5"),
+        // The recipe of its preset.
+        ("simple-cnn-bn", None, "dropout = 0.3"),
+        ("simple-cnn-gap", None, "dropout = 0.0"),
+        ("simple-cnn-gap", Some("0.25"), "dropout = 0.25"),
+    ] {
+        let out = format!("{model}-{}", given.is_some());
+        let mut command = tiny(dir.path(), &["--model", model, "--out", &out, "--max-steps", "1"]);
+        if let Some(given) = given {
+            command.args(["--dropout", given]);
+        }
+        ok(command);
+        let run = dir.path().join(&out);
+        let config = fs::read_to_string(run.join("config.toml")).unwrap();
+        assert!(config.lines().any(|line| line == expected), "{model}: {config}");
+        // The model that was trained has it too.
+        let json = expected.replace("dropout = ", "\\\"dropout\\\":");
+        assert!(String::from_utf8_lossy(&last(&run)).contains(&json), "{model}: {json}");
+    }
 }
 
 #[test]
@@ -273,6 +315,42 @@ fn a_run_goes_on_with_its_data_elsewhere_but_not_with_other_data() {
     let resume = |data| cifar(dir.path(), &["train", "--resume", "run", "--data", data]);
     assert!(refused(resume("other")).contains("trained on other images"));
     ok(resume("there"));
+    assert_eq!(last(&dir.path().join("run")), last(&dir.path().join("whole")));
+}
+
+/// A file cut short under a run: an error with its name, nothing learnt is lost, and with the file
+/// mended the run ends as if nothing had happened.
+#[test]
+fn a_data_file_that_shrinks_ends_the_run_with_a_save() {
+    let dir = tempdir().unwrap();
+    let made = ["data", "synthetic", "--train", "96", "--test", "40", "--out", "data"];
+    ok(cifar(dir.path(), &made));
+    let train = |more: &[&str]| {
+        let flags = ["train", "--model", "simple-cnn-gap", "--batch", "16", "--epochs", "400"];
+        cifar(dir.path(), &[&flags[..], &["--threads", "1", "--data", "data"], more].concat())
+    };
+    let mut child =
+        train(&["--out", "run"]).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let log = dir.path().join("run/log.txt");
+    while !fs::read_to_string(&log).is_ok_and(|text| text.contains("2/400")) {
+        assert!(child.try_wait().unwrap().is_none(), "the run ended by itself");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let path = dir.path().join("data/data_batch_2.bin");
+    let good = fs::read(&path).unwrap();
+    fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(5000).unwrap();
+    let output = child.wait_with_output().unwrap();
+    fs::write(&path, good).unwrap();
+    let text = stderr(&output);
+    assert_eq!((output.status.code(), text.lines().count()), (Some(1), 1), "{text}");
+    for part in ["data/data_batch_2.bin: was cut short", "has 5000", "train --resume run"] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    let step = text.split("saved after step ").nth(1).unwrap();
+    let step: u64 = step.split(',').next().unwrap().parse().unwrap();
+    let end = (step + 5).to_string();
+    ok(cifar(dir.path(), &["train", "--resume", "run", "--max-steps", &end]));
+    ok(train(&["--out", "whole", "--max-steps", &end]));
     assert_eq!(last(&dir.path().join("run")), last(&dir.path().join("whole")));
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tilegrad_cifar::augment::{
     Augmentation, Mixing, Normalisation, Padding, SampleAddress, Scratch,
 };
-use tilegrad_cifar::data::{Dataset, synthetic};
+use tilegrad_cifar::data::{Dataset, ImageBuffer, Split, binary, synthetic};
 use tilegrad_cifar::loader::{Loader, LoaderOptions};
 
 const MEAN: [f32; 3] = [0.49, 0.48, 0.45];
@@ -30,7 +30,6 @@ fn options(workers: usize) -> LoaderOptions {
         mean: MEAN,
         std: STD,
         workers,
-        drop_last: false,
         mixing: Some(Mixing { mixup_alpha: 0.4, cutmix_alpha: 1.0 }),
     }
 }
@@ -47,6 +46,7 @@ fn epoch(loader: &Loader, epoch: u32, start: usize) -> Vec<Contents> {
     loader
         .epoch(epoch, start)
         .map(|b| {
+            let b = b.unwrap();
             let soft = b.soft_targets.as_ref().map(bits);
             (bits(&b.images), b.labels.clone(), b.indices.clone(), soft, b.size)
         })
@@ -74,26 +74,72 @@ fn workers_and_starting_points_change_nothing() {
     assert!(epoch(&Loader::new(data, other).unwrap(), 5, 0) != expected);
 }
 
+/// Images in files, read for each batch, give the batches that images in memory give.
+#[test]
+fn where_the_images_lie_changes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let (drawn, test) = synthetic::generate(100, 10, 3);
+    binary::write(dir.path(), &drawn, &test).unwrap();
+    let expected = epoch(&Loader::new(Arc::new(drawn), options(0)).unwrap(), 5, 0);
+    let files = Arc::new(Dataset::load(dir.path(), Split::Train).unwrap());
+    for workers in [0, 1, 3] {
+        let loader = Loader::new(files.clone(), options(workers)).unwrap();
+        assert!(epoch(&loader, 5, 0) == expected, "{workers} workers");
+    }
+}
+
+#[test]
+fn a_file_that_changes_while_in_use_is_an_error_with_its_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let (drawn, test) = synthetic::generate(100, 10, 3);
+    binary::write(dir.path(), &drawn, &test).unwrap();
+    let path = dir.path().join("data_batch_4.bin");
+    let good = std::fs::read(&path).unwrap();
+    let mut other = good.clone();
+    other[3073 * 11] ^= 1;
+    for (contents, says) in [
+        (&good[..3073 * 7 + 5], "was cut short while in use: record 7 ends at byte 24584, but"),
+        (&other[..], "was changed while in use: record 11 had label 1, and now 0"),
+    ] {
+        let set = Arc::new(Dataset::load(dir.path(), Split::Train).unwrap());
+        // In place: the set keeps its files open.
+        std::fs::write(&path, contents).unwrap();
+        for workers in [0, 2] {
+            let options = LoaderOptions { workers, ..LoaderOptions::evaluation(8, MEAN, STD, 0) };
+            let loader = Loader::new(set.clone(), options).unwrap();
+            let first_bad = loader.epoch(0, 0).find_map(Result::err).unwrap();
+            let text = format!("{first_bad:#}");
+            assert!(text.contains("data_batch_4.bin") && text.contains(says), "{text}");
+        }
+        std::fs::write(&path, &good).unwrap();
+    }
+    // A set that is replaced by renaming is read to its end as it was.
+    let set = Dataset::load(dir.path(), Split::Train).unwrap();
+    let before = set.fingerprint().unwrap();
+    std::fs::rename(&path, dir.path().join("elsewhere")).unwrap();
+    std::fs::write(&path, &other).unwrap();
+    assert_eq!(set.fingerprint().unwrap(), before);
+}
+
 #[test]
 fn an_epoch_has_every_sample_once() {
     let data = data(50);
     let loader = Loader::new(data.clone(), options(2)).unwrap();
-    let mut seen: Vec<u32> = loader.epoch(0, 0).flat_map(|b| b.indices.clone()).collect();
+    let mut seen: Vec<u32> = loader.epoch(0, 0).flat_map(|b| b.unwrap().indices.clone()).collect();
     assert_ne!(seen[..10], (0..10).collect::<Vec<u32>>()[..]);
     seen.sort_unstable();
     assert_eq!(seen, (0..50).collect::<Vec<u32>>());
 
-    let full = Loader::new(data.clone(), LoaderOptions { drop_last: true, ..options(2) }).unwrap();
-    assert_eq!((full.batches(), full.samples(), full.epoch(0, 0).len()), (7, 49, 7));
-    assert!(full.epoch(0, 0).all(|b| b.size == 7));
+    assert_eq!((loader.batches(), loader.samples(), loader.epoch(0, 0).len()), (8, 50, 8));
 
     let plain = Loader::new(data.clone(), LoaderOptions::evaluation(8, MEAN, STD, 1)).unwrap();
-    let first = plain.epoch(0, 0).next().unwrap();
+    let first = plain.epoch(0, 0).next().unwrap().unwrap();
     assert_eq!(first.indices, (0..8).collect::<Vec<u32>>());
     assert_eq!(first.labels, (0..8).collect::<Vec<i32>>());
     assert!(first.soft_targets.is_none());
-    for (i, x) in first.images.iter().enumerate() {
-        let expected = (data.images[i] as f32 / 255.0 - MEAN[i % 3]) / STD[i % 3];
+    let bytes = (0..8).flat_map(|i| data.image(i, &mut ImageBuffer::default()).unwrap().to_vec());
+    for (i, (x, byte)) in first.images.iter().zip(bytes).enumerate() {
+        let expected = (byte as f32 / 255.0 - MEAN[i % 3]) / STD[i % 3];
         assert!((x - expected).abs() < 1e-5);
     }
 }
@@ -119,7 +165,6 @@ fn impossible_options_are_refused() {
     let with = |augmentation| LoaderOptions { augmentation: Some(augmentation), ..options(0) };
     refused(data(0), options(0), "no images");
     refused(data(5), LoaderOptions { batch: 0, ..options(0) }, "batch size is 0");
-    refused(data(5), LoaderOptions { drop_last: true, ..options(0) }, "do not fill");
     refused(data(5), LoaderOptions { std: [0.0; 3], ..options(0) }, "std");
     refused(data(5), with(Augmentation { crop_padding: 17, ..EVERYTHING }), "crop_padding is 17");
     refused(data(5), with(Augmentation { rotation_degrees: -1.0, ..EVERYTHING }), "degrees is -1");

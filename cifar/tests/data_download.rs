@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use tilegrad_cifar::data::download::{Archive, download};
 use tilegrad_cifar::data::manifest::sha256_file;
-use tilegrad_cifar::data::{Dataset, Split};
+use tilegrad_cifar::data::{Dataset, ImageBuffer, Split};
 
 /// How a server answers.
 #[derive(Clone, Copy)]
@@ -148,7 +148,8 @@ impl Case {
     /// The data set is there, and nothing else is.
     fn assert_complete(&self) {
         let set = Dataset::load(&self.out(), Split::Train).unwrap();
-        assert_eq!((set.len(), set.labels[11], set.image(11)[0]), (60, 1, 11));
+        let first = set.image(11, &mut ImageBuffer::default()).unwrap()[0];
+        assert_eq!((set.len(), set.labels[11], first), (60, 1, 11));
         let names: Vec<_> =
             self.out().read_dir().unwrap().map(|e| e.unwrap().file_name()).collect();
         assert_eq!(names, ["cifar-10-batches-bin"]);

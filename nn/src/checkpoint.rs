@@ -16,6 +16,7 @@
 //! # Ok(()) }
 //! ```
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -29,7 +30,7 @@ use crate::models::{Model, ModelConfig};
 use crate::module::Module;
 use crate::optim::{Optimizer, OptimizerState};
 use crate::state;
-use crate::tensor_file::{TensorData, TensorFile};
+use crate::tensor_file::{self, Content, FileDtype, Slice};
 
 /// Metadata entry that marks a file as a checkpoint, and its value.
 const FORMAT: (&str, &str) = ("format", "tilegrad-checkpoint-1");
@@ -40,32 +41,64 @@ const OPTIMIZER: &str = "optimizer";
 const OPTIMIZER_STEP: &str = "optimizer_step";
 /// Prefix of the optimizer's tensors, which separates them from the model's.
 const OPTIMIZER_PREFIX: &str = "optimizer.";
-/// Prefix of tensors that are neither the model's nor the optimizer's.
-const EXTRA_PREFIX: &str = "extra.";
 
-/// A checkpoint in memory. Its file is an ordinary safetensors file with the model's tensors under
-/// their names.
-#[derive(Clone, Debug)]
+/// A checkpoint: read from a file, or to be written. Its file is an ordinary safetensors file with
+/// the model's tensors under their names.
+#[derive(Clone)]
 pub struct Checkpoint {
     origin: String,
-    file: TensorFile,
+    metadata: BTreeMap<String, String>,
+    tensors: BTreeMap<String, Stored>,
+}
+
+/// A tensor of a checkpoint.
+#[derive(Clone)]
+enum Stored {
+    /// From a file.
+    File(Slice),
+    /// Of a model or an optimizer: shared with it, and copied only while it is written.
+    Device(Tensor),
+}
+
+impl Stored {
+    fn content(&self) -> &dyn Content {
+        match self {
+            Stored::File(slice) => slice,
+            Stored::Device(tensor) => tensor,
+        }
+    }
+}
+
+impl Content for Stored {
+    fn dtype(&self) -> FileDtype {
+        self.content().dtype()
+    }
+
+    fn shape(&self) -> &[usize] {
+        self.content().shape()
+    }
+
+    fn bytes(&self) -> tilegrad_engine::Result<Cow<'_, [u8]>> {
+        self.content().bytes()
+    }
 }
 
 impl Checkpoint {
     /// With the parameters and the configuration of `model`.
     pub fn of_model(model: &Model) -> Result<Self> {
+        let parameters = model.parameters().into_iter();
         let mut checkpoint = Checkpoint {
             origin: "checkpoint".to_string(),
-            file: TensorFile { metadata: BTreeMap::new(), tensors: state::tensors(model)? },
+            metadata: BTreeMap::from([(FORMAT.0.to_string(), FORMAT.1.to_string())]),
+            tensors: parameters.map(|(name, p)| (name, Stored::Device(p.get()))).collect(),
         };
-        checkpoint.file.metadata.insert(FORMAT.0.to_string(), FORMAT.1.to_string());
         checkpoint.set(MODEL, model.config())?;
         Ok(checkpoint)
     }
 
     /// All metadata: JSON by key.
     pub fn metadata(&self) -> &BTreeMap<String, String> {
-        &self.file.metadata
+        &self.metadata
     }
 
     /// Adds anything that can be written as JSON: mean and standard deviation, class names, epoch,
@@ -73,13 +106,13 @@ impl Checkpoint {
     pub fn set<T: Serialize + ?Sized>(&mut self, key: &str, value: &T) -> Result<()> {
         let text = serde_json::to_string(value)
             .map_err(|e| self.metadata_error(key, format!("cannot be written as JSON: {e}")))?;
-        self.file.metadata.insert(key.to_string(), text);
+        self.metadata.insert(key.to_string(), text);
         Ok(())
     }
 
     /// Reads what [`Checkpoint::set`] wrote. A missing entry is an error that names it.
     pub fn get<T: DeserializeOwned>(&self, key: &str) -> Result<T> {
-        let Some(text) = self.file.metadata.get(key) else {
+        let Some(text) = self.metadata.get(key) else {
             return Err(self.metadata_error(key, "is missing".to_string()));
         };
         serde_json::from_str(text)
@@ -93,37 +126,23 @@ impl Checkpoint {
     /// Adds the optimizer's state.
     pub fn insert_optimizer(&mut self, optimizer: &dyn Optimizer) -> Result<()> {
         let state = optimizer.state();
-        for (name, tensor) in &state.tensors {
-            let data = TensorData::from_tensor(tensor)?;
-            self.file.tensors.insert(format!("{OPTIMIZER_PREFIX}{name}"), data);
+        for (name, tensor) in state.tensors {
+            self.tensors.insert(format!("{OPTIMIZER_PREFIX}{name}"), Stored::Device(tensor));
         }
         self.set(OPTIMIZER, &state.name)?;
         self.set(OPTIMIZER_STEP, &state.step)
     }
 
-    /// Adds a tensor of the caller's under `extra.NAME`.
-    pub fn insert_extra(&mut self, name: &str, tensor: &Tensor) -> Result<()> {
-        let data = TensorData::from_tensor(tensor)?;
-        self.file.tensors.insert(format!("{EXTRA_PREFIX}{name}"), data);
-        Ok(())
-    }
-
-    /// A tensor that [`Checkpoint::insert_extra`] added, on `backend`.
-    pub fn extra(&self, name: &str, backend: &Arc<dyn Backend>) -> Result<Option<Tensor>> {
-        let data = self.file.tensors.get(&format!("{EXTRA_PREFIX}{name}"));
-        Ok(data.and_then(|data| data.to_tensor(backend)).transpose()?)
-    }
-
     /// Writes the file atomically: on any failure the previous one is intact.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
-        self.file.save(path.as_ref())
+        tensor_file::save(path.as_ref(), &self.metadata, &self.tensors)
     }
 
     /// Reads and verifies a file.
     pub fn load(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        let file = TensorFile::load(path)?;
-        if file.metadata.get(FORMAT.0).map(String::as_str) != Some(FORMAT.1) {
+        let (metadata, tensors) = tensor_file::read(path)?;
+        if metadata.get(FORMAT.0).map(String::as_str) != Some(FORMAT.1) {
             return Err(Error::Corrupt {
                 path: path.to_path_buf(),
                 detail: format!(
@@ -133,7 +152,9 @@ impl Checkpoint {
                 ),
             });
         }
-        Ok(Checkpoint { origin: path.display().to_string(), file })
+        let tensors = tensors.into_iter().map(|(name, slice)| (name, Stored::File(slice)));
+        let tensors = tensors.collect();
+        Ok(Checkpoint { origin: path.display().to_string(), metadata, tensors })
     }
 
     /// What the model was made from.
@@ -159,16 +180,14 @@ impl Checkpoint {
                 format!("is {got}, but the model asked for is {expected}"),
             ));
         }
-        let own =
-            |name: &String| !name.starts_with(OPTIMIZER_PREFIX) && !name.starts_with(EXTRA_PREFIX);
-        let tensors = self.file.tensors.iter().filter(|(name, _)| own(name));
-        let tensors = tensors.map(|(name, data)| (name.clone(), data.clone())).collect();
-        state::load(model, &tensors, &self.origin)
+        let own = self.tensors.iter().filter(|(name, _)| !name.starts_with(OPTIMIZER_PREFIX));
+        let own = own.map(|(name, stored)| (name.clone(), stored.clone()));
+        state::load(model, &own.collect(), &self.origin)
     }
 
     /// Whether there is an optimizer's state.
     pub fn has_optimizer(&self) -> bool {
-        self.file.metadata.contains_key(OPTIMIZER)
+        self.metadata.contains_key(OPTIMIZER)
     }
 
     /// Sets the state of `optimizer`, whose parameters are those of `model`. On an error it is
@@ -182,14 +201,15 @@ impl Checkpoint {
         let parameters = model.parameters();
         let Some((_, first)) = parameters.first() else { return Ok(()) };
         let backend = first.get().backend().clone();
-        for (name, data) in &self.file.tensors {
+        for (name, stored) in &self.tensors {
             let Some(name) = name.strip_prefix(OPTIMIZER_PREFIX) else { continue };
-            let tensor = data.to_tensor(&backend).ok_or_else(|| Error::TensorDtype {
-                origin: self.origin.clone(),
-                name: name.to_string(),
-                expected: "f32".to_string(),
-                got: data.dtype.to_string(),
-            })?;
+            let tensor =
+                tensor_file::to_tensor(stored, &backend).ok_or_else(|| Error::TensorDtype {
+                    origin: self.origin.clone(),
+                    name: name.to_string(),
+                    expected: "f32".to_string(),
+                    got: stored.dtype().to_string(),
+                })?;
             saved.tensors.insert(name.to_string(), tensor?);
         }
         optimizer.load_state(model, saved, &self.origin)

@@ -155,15 +155,25 @@ impl Context {
 
     /// Runs a layer inside another, under its name.
     pub fn run(&mut self, name: &str, layer: &dyn Module, x: &Tensor) -> Result<Tensor> {
+        self.within(name, |ctx| layer.forward(x, ctx))
+    }
+
+    /// Runs part of a layer under a name, for parts that are more than one module's `forward`.
+    pub fn within(
+        &mut self,
+        name: &str,
+        part: impl FnOnce(&mut Context) -> Result<Tensor>,
+    ) -> Result<Tensor> {
         if self.watch.is_none() {
-            return layer.forward(x, self);
+            return part(self);
         }
         if let Some(watch) = &mut self.watch {
             watch.path.push(name.to_string());
         }
-        let y = layer.forward(x, self)?;
+        let y = part(self)?;
         let squares = y.wrap(y.backend().sum_squares(y.buffer())?, &[1]).item()?;
         if let Some(watch) = &mut self.watch {
+            // Parts end before the whole: the innermost name is the first to be noted.
             if !squares.is_finite() && watch.culprit.is_none() {
                 watch.culprit = Some(watch.path.join("."));
             }

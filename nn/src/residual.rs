@@ -57,14 +57,17 @@ impl Module for BasicBlock {
     }
 
     fn forward(&self, x: &Tensor, ctx: &mut Context) -> Result<Tensor> {
-        let mut y = self.conv1.forward(x, ctx)?;
-        y = self.bn1.forward_fused(&y, None, Activation::Relu, ctx)?;
-        y = self.conv2.forward(&y, ctx)?;
+        let mut y = ctx.run("conv1", &self.conv1, x)?;
+        y = ctx.within("bn1", |ctx| self.bn1.forward_fused(&y, None, Activation::Relu, ctx))?;
+        y = ctx.run("conv2", &self.conv2, &y)?;
         let residual = match &self.shortcut {
-            Some((conv, bn)) => bn.forward(&conv.forward(x, ctx)?, ctx)?,
+            Some((conv, bn)) => {
+                let r = ctx.run("shortcut.0", conv, x)?;
+                ctx.run("shortcut.1", bn, &r)?
+            }
             None => x.clone(),
         };
-        self.bn2.forward_fused(&y, Some(&residual), Activation::Relu, ctx)
+        ctx.within("bn2", |ctx| self.bn2.forward_fused(&y, Some(&residual), Activation::Relu, ctx))
     }
 
     fn visit<'a>(&'a self, prefix: &str, f: &mut dyn FnMut(String, &'a Parameter)) {

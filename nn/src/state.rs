@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::error::{Error, Result};
 use crate::module::Module;
-use crate::tensor_file::TensorData;
+use crate::tensor_file::{Content, TensorData, to_tensor};
 
 /// Every parameter, trained or not, by name.
 pub fn tensors(model: &dyn Module) -> Result<BTreeMap<String, TensorData>> {
@@ -17,9 +17,9 @@ pub fn tensors(model: &dyn Module) -> Result<BTreeMap<String, TensorData>> {
 
 /// Sets every parameter of `model`. Each must be there with the model's shape, and none besides;
 /// element types are converted. On an error, which names `origin`, the model is unchanged.
-pub fn load(
+pub(crate) fn load<T: Content>(
     model: &dyn Module,
-    tensors: &BTreeMap<String, TensorData>,
+    tensors: &BTreeMap<String, T>,
     origin: &str,
 ) -> Result<()> {
     let parameters = model.parameters();
@@ -30,22 +30,22 @@ pub fn load(
             let (name, shape) = (name.clone(), old.shape().to_vec());
             return Err(Error::MissingTensor { origin, name, shape });
         };
-        if data.shape != old.shape() {
+        if data.shape() != old.shape() {
             return Err(Error::TensorShape {
                 origin,
                 name: name.clone(),
                 expected: old.shape().to_vec(),
-                got: data.shape.clone(),
+                got: data.shape().to_vec(),
             });
         }
-        let tensor = match data.to_tensor(old.backend()) {
+        let tensor = match to_tensor(data, old.backend()) {
             Some(tensor) if old.dtype().is_float() => tensor?,
             _ => {
                 return Err(Error::TensorDtype {
                     origin,
                     name: name.clone(),
                     expected: old.dtype().to_string(),
-                    got: data.dtype.to_string(),
+                    got: data.dtype().to_string(),
                 });
             }
         };

@@ -5,13 +5,16 @@
 //! hash map: equal contents must make equal bytes. Reading, and with it the validation of untrusted
 //! headers, is the crate's.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
 pub use safetensors::Dtype as FileDtype;
 use safetensors::SafeTensors;
+use safetensors::tensor::TensorInfo;
 use serde::Serialize;
 use tilegrad_engine::{Backend, Dtype, Tensor};
 
@@ -35,33 +38,104 @@ pub struct TensorData {
 impl TensorData {
     /// Copies a tensor from its device.
     pub fn from_tensor(x: &Tensor) -> tilegrad_engine::Result<Self> {
-        let dtype = match x.dtype() {
-            Dtype::F64 => FileDtype::F64,
-            Dtype::F32 => FileDtype::F32,
-            Dtype::F16 => FileDtype::F16,
-            Dtype::BF16 => FileDtype::BF16,
-            Dtype::I32 => FileDtype::I32,
-            Dtype::I8 => FileDtype::I8,
-            Dtype::U8 => FileDtype::U8,
-        };
         let bytes = x.backend().download(x.buffer())?;
-        Ok(TensorData { dtype, shape: x.shape().to_vec(), bytes })
+        Ok(TensorData { dtype: file_dtype(x.dtype()), shape: x.shape().to_vec(), bytes })
     }
 
     /// Copies it to a device. `None` if its element type is not one of ours.
     pub fn to_tensor(&self, backend: &Arc<dyn Backend>) -> Option<tilegrad_engine::Result<Tensor>> {
-        let dtype = match self.dtype {
-            FileDtype::F64 => Dtype::F64,
-            FileDtype::F32 => Dtype::F32,
-            FileDtype::F16 => Dtype::F16,
-            FileDtype::BF16 => Dtype::BF16,
-            FileDtype::I32 => Dtype::I32,
-            FileDtype::I8 => Dtype::I8,
-            FileDtype::U8 => Dtype::U8,
-            _ => return None,
-        };
-        let upload = || Tensor::new(backend, backend.upload(dtype, &self.bytes)?, &self.shape);
-        Some(upload())
+        to_tensor(self, backend)
+    }
+}
+
+fn file_dtype(dtype: Dtype) -> FileDtype {
+    match dtype {
+        Dtype::F64 => FileDtype::F64,
+        Dtype::F32 => FileDtype::F32,
+        Dtype::F16 => FileDtype::F16,
+        Dtype::BF16 => FileDtype::BF16,
+        Dtype::I32 => FileDtype::I32,
+        Dtype::I8 => FileDtype::I8,
+        Dtype::U8 => FileDtype::U8,
+    }
+}
+
+/// What can be written as a tensor.
+pub(crate) trait Content {
+    fn dtype(&self) -> FileDtype;
+    fn shape(&self) -> &[usize];
+    /// The elements, little-endian and row-major. It is asked for twice.
+    fn bytes(&self) -> tilegrad_engine::Result<Cow<'_, [u8]>>;
+}
+
+impl Content for TensorData {
+    fn dtype(&self) -> FileDtype {
+        self.dtype
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    fn bytes(&self) -> tilegrad_engine::Result<Cow<'_, [u8]>> {
+        Ok(Cow::Borrowed(&self.bytes))
+    }
+}
+
+/// Copies a tensor to a device. `None` if its element type is not one of ours.
+pub(crate) fn to_tensor(
+    x: &impl Content,
+    backend: &Arc<dyn Backend>,
+) -> Option<tilegrad_engine::Result<Tensor>> {
+    let dtype = match x.dtype() {
+        FileDtype::F64 => Dtype::F64,
+        FileDtype::F32 => Dtype::F32,
+        FileDtype::F16 => Dtype::F16,
+        FileDtype::BF16 => Dtype::BF16,
+        FileDtype::I32 => Dtype::I32,
+        FileDtype::I8 => Dtype::I8,
+        FileDtype::U8 => Dtype::U8,
+        _ => return None,
+    };
+    let upload = || Tensor::new(backend, backend.upload(dtype, &x.bytes()?)?, x.shape());
+    Some(upload())
+}
+
+/// A tensor inside a file that was read as a whole.
+#[derive(Clone)]
+pub(crate) struct Slice {
+    file: Arc<Vec<u8>>,
+    range: Range<usize>,
+    dtype: FileDtype,
+    shape: Vec<usize>,
+}
+
+impl Content for Slice {
+    fn dtype(&self) -> FileDtype {
+        self.dtype
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    fn bytes(&self) -> tilegrad_engine::Result<Cow<'_, [u8]>> {
+        Ok(Cow::Borrowed(&self.file[self.range.clone()]))
+    }
+}
+
+/// A tensor on its device is copied when it is written: a file never lies in memory as a whole.
+impl Content for Tensor {
+    fn dtype(&self) -> FileDtype {
+        file_dtype(Tensor::dtype(self))
+    }
+
+    fn shape(&self) -> &[usize] {
+        Tensor::shape(self)
+    }
+
+    fn bytes(&self) -> tilegrad_engine::Result<Cow<'_, [u8]>> {
+        Ok(Cow::Owned(self.backend().download(self.buffer())?))
     }
 }
 
@@ -82,105 +156,139 @@ struct Entry<'a> {
     data_offsets: [usize; 2],
 }
 
-impl TensorFile {
-    /// Writes the file; see [`write_atomic`] for what happens when that fails.
-    pub fn save(&self, path: &Path) -> Result<()> {
-        let order = self.order();
-        let header = self.header(&order).map_err(|e| Error::Save {
-            path: path.to_path_buf(),
-            source: std::io::Error::other(e),
-        })?;
-        write_atomic(path, |writer| {
-            writer.write_all(&(header.len() as u64).to_le_bytes())?;
-            writer.write_all(&header)?;
-            for name in &order {
-                writer.write_all(&self.tensors[*name].bytes)?;
-            }
-            Ok(())
-        })
-    }
+/// Writes a file; see [`write_atomic`] for what happens when that fails.
+pub(crate) fn save<T: Content>(
+    path: &Path,
+    metadata: &BTreeMap<String, String>,
+    tensors: &BTreeMap<String, T>,
+) -> Result<()> {
+    let order = order(tensors);
+    let header = header(metadata, tensors, &order)?
+        .map_err(|e| Error::Save { path: path.to_path_buf(), source: std::io::Error::other(e) })?;
+    write_atomic(path, |writer| {
+        writer.write_all(&(header.len() as u64).to_le_bytes())?;
+        writer.write_all(&header)?;
+        for name in &order {
+            writer.write_all(&tensors[*name].bytes().map_err(std::io::Error::other)?)?;
+        }
+        Ok(())
+    })
+}
 
-    /// Reads a file, and compares its checksum where it has one (a file from elsewhere has none).
-    pub fn load(path: &Path) -> Result<Self> {
-        let bytes =
-            fs::read(path).map_err(|source| Error::Read { path: path.to_path_buf(), source })?;
-        Self::parse(&bytes).map_err(|detail| Error::Corrupt { path: path.to_path_buf(), detail })
-    }
+/// Names in the order of the file: wide elements first, so that all are aligned, then by name.
+fn order<T: Content>(tensors: &BTreeMap<String, T>) -> Vec<&str> {
+    let mut order: Vec<&str> = tensors.keys().map(String::as_str).collect();
+    order.sort_by_key(|name| std::cmp::Reverse(tensors[*name].dtype().bitsize()));
+    order
+}
 
-    /// Names in the order of the file: wide elements first, so that all are aligned, then by name.
-    fn order(&self) -> Vec<&str> {
-        let mut order: Vec<&str> = self.tensors.keys().map(String::as_str).collect();
-        order.sort_by_key(|name| std::cmp::Reverse(self.tensors[*name].dtype.bitsize()));
-        order
-    }
-
-    fn header(&self, order: &[&str]) -> serde_json::Result<Vec<u8>> {
-        let mut metadata = self.metadata.clone();
-        metadata.insert(CHECKSUM.to_string(), self.checksum());
+/// The errors are those of copying a tensor, and of writing JSON.
+fn header<T: Content>(
+    metadata: &BTreeMap<String, String>,
+    tensors: &BTreeMap<String, T>,
+    order: &[&str],
+) -> Result<serde_json::Result<Vec<u8>>> {
+    let mut metadata = metadata.clone();
+    metadata.insert(CHECKSUM.to_string(), checksum(&metadata, tensors)?);
+    let write = || {
         let mut header = serde_json::Map::new();
         header.insert("__metadata__".to_string(), serde_json::to_value(metadata)?);
         let mut offset = 0;
         for &name in order {
-            let tensor = &self.tensors[name];
-            let data_offsets = [offset, offset + tensor.bytes.len()];
-            let entry = Entry { dtype: tensor.dtype, shape: &tensor.shape, data_offsets };
+            let (dtype, shape) = (tensors[name].dtype(), tensors[name].shape());
+            let bytes = shape.iter().product::<usize>() * dtype.bitsize() / 8;
+            let data_offsets = [offset, offset + bytes];
+            let entry = Entry { dtype, shape, data_offsets };
             header.insert(name.to_string(), serde_json::to_value(entry)?);
             offset = data_offsets[1];
         }
         let mut header = serde_json::to_vec(&header)?;
         header.resize(header.len().next_multiple_of(8), b' ');
         Ok(header)
+    };
+    Ok(write())
+}
+
+/// FNV-1a (64 bits) of metadata, names, types, shapes and elements. It finds damage, not forgery.
+fn checksum<T: Content>(
+    metadata: &BTreeMap<String, String>,
+    tensors: &BTreeMap<String, T>,
+) -> tilegrad_engine::Result<String> {
+    let mut hash = Fnv1a::new();
+    for (key, value) in metadata.iter().filter(|(key, _)| *key != CHECKSUM) {
+        hash.text(key);
+        hash.text(value);
+    }
+    for (name, tensor) in tensors {
+        hash.text(name);
+        hash.text(&tensor.dtype().to_string());
+        hash.text(&format!("{:?}", tensor.shape()));
+        hash.write(&tensor.bytes()?);
+    }
+    Ok(format!("fnv1a64:{:016x}", hash.0))
+}
+
+impl TensorFile {
+    /// Writes the file; see [`write_atomic`] for what happens when that fails.
+    pub fn save(&self, path: &Path) -> Result<()> {
+        save(path, &self.metadata, &self.tensors)
     }
 
-    /// The error is what is wrong, without the path.
-    fn parse(bytes: &[u8]) -> std::result::Result<Self, String> {
-        if bytes.starts_with(b"PK\x03\x04") {
-            return Err(
-                "is a zip archive, as torch.save writes it, not a safetensors file; in Python, \
-                        safetensors.torch.save_file(model.state_dict(), path) makes one"
-                    .to_string(),
-            );
-        }
-        let damaged = |e| format!("is not a whole safetensors file ({} bytes): {e}", bytes.len());
-        let (_, header) = SafeTensors::read_metadata(bytes).map_err(damaged)?;
-        let tensors = SafeTensors::deserialize(bytes).map_err(damaged)?;
-        let mut file = TensorFile {
-            metadata: header.metadata().clone().into_iter().flatten().collect(),
-            tensors: tensors
-                .iter()
-                .map(|(name, view)| {
-                    let (dtype, shape) = (view.dtype(), view.shape().to_vec());
-                    (name.to_string(), TensorData { dtype, shape, bytes: view.data().to_vec() })
-                })
-                .collect(),
+    /// Reads a file, and compares its checksum where it has one (a file from elsewhere has none).
+    pub fn load(path: &Path) -> Result<Self> {
+        let (metadata, tensors) = read(path)?;
+        let copy = |x: Slice| {
+            let bytes = x.file[x.range.clone()].to_vec();
+            TensorData { dtype: x.dtype, shape: x.shape, bytes }
         };
-        if let Some(expected) = file.metadata.remove(CHECKSUM) {
-            let got = file.checksum();
-            if got != expected {
-                return Err(format!(
-                    "is damaged: its contents have checksum {got}, but {expected} was saved"
-                ));
-            }
-        }
-        Ok(file)
+        let tensors = tensors.into_iter().map(|(name, x)| (name, copy(x))).collect();
+        Ok(TensorFile { metadata, tensors })
     }
+}
 
-    /// FNV-1a (64 bits) of metadata, names, types, shapes and elements. It finds damage, not
-    /// forgery.
-    fn checksum(&self) -> String {
-        let mut hash = Fnv1a::new();
-        for (key, value) in self.metadata.iter().filter(|(key, _)| *key != CHECKSUM) {
-            hash.text(key);
-            hash.text(value);
-        }
-        for (name, tensor) in &self.tensors {
-            hash.text(name);
-            hash.text(&tensor.dtype.to_string());
-            hash.text(&format!("{:?}", tensor.shape));
-            hash.write(&tensor.bytes);
-        }
-        format!("fnv1a64:{:016x}", hash.0)
+/// What a file holds: text by key, and tensors by name.
+type Parts = (BTreeMap<String, String>, BTreeMap<String, Slice>);
+
+/// As [`TensorFile::load`], without a copy of each tensor.
+pub(crate) fn read(path: &Path) -> Result<Parts> {
+    let bytes =
+        fs::read(path).map_err(|source| Error::Read { path: path.to_path_buf(), source })?;
+    parse(bytes).map_err(|detail| Error::Corrupt { path: path.to_path_buf(), detail })
+}
+
+/// The error is what is wrong, without the path.
+fn parse(bytes: Vec<u8>) -> std::result::Result<Parts, String> {
+    if bytes.starts_with(b"PK\x03\x04") {
+        return Err(
+            "is a zip archive, as torch.save writes it, not a safetensors file; in Python, \
+                    safetensors.torch.save_file(model.state_dict(), path) makes one"
+                .to_string(),
+        );
     }
+    let file = Arc::new(bytes);
+    let damaged = |e| format!("is not a whole safetensors file ({} bytes): {e}", file.len());
+    let (header_len, header) = SafeTensors::read_metadata(&file).map_err(damaged)?;
+    SafeTensors::deserialize(&file).map_err(damaged)?;
+    let mut metadata: BTreeMap<String, String> =
+        header.metadata().clone().into_iter().flatten().collect();
+    // Elements begin after the header and the 8 bytes with its length.
+    let start = size_of::<u64>() + header_len;
+    let slice = |info: &TensorInfo| Slice {
+        file: file.clone(),
+        range: start + info.data_offsets.0..start + info.data_offsets.1,
+        dtype: info.dtype,
+        shape: info.shape.clone(),
+    };
+    let tensors = header.tensors().into_iter().map(|(name, info)| (name, slice(info))).collect();
+    if let Some(expected) = metadata.remove(CHECKSUM) {
+        let got = checksum(&metadata, &tensors).map_err(|e| e.to_string())?;
+        if got != expected {
+            return Err(format!(
+                "is damaged: its contents have checksum {got}, but {expected} was saved"
+            ));
+        }
+    }
+    Ok((metadata, tensors))
 }
 
 /// Fowler, Noll and Vo's hash, 64 bits, variant 1a.
@@ -253,7 +361,7 @@ mod tests {
         example().save(&path).unwrap();
         let good = fs::read(&path).unwrap();
         for length in 0..good.len() {
-            assert!(TensorFile::parse(&good[..length]).is_err(), "cut to {length} bytes");
+            assert!(parse(good[..length].to_vec()).is_err(), "cut to {length} bytes");
         }
         for bit in 0..8 * good.len() {
             let mut bad = good.clone();
@@ -261,11 +369,11 @@ mod tests {
             // A flip may turn one blank of the header's padding into another, or rename the
             // checksum's own key (then it reads as metadata): neither changes a tensor or another
             // entry.
-            if let Ok(mut read) = TensorFile::parse(&bad) {
+            fs::write(&path, &bad).unwrap();
+            if let Ok(read) = TensorFile::load(&path) {
                 let own = |(_, v): (&String, &String)| !v.starts_with("fnv1a64:");
                 let kept: Vec<_> = read.metadata.iter().filter(|e| own(*e)).collect();
                 assert_eq!(kept, example().metadata.iter().collect::<Vec<_>>(), "bit {bit}");
-                read.metadata.clear();
                 assert_eq!(read.tensors, example().tensors, "bit {bit}");
             }
         }
@@ -276,7 +384,7 @@ mod tests {
 
     #[test]
     fn a_torch_zip_is_named_as_such() {
-        let error = TensorFile::parse(b"PK\x03\x04....").unwrap_err();
+        let error = parse(b"PK\x03\x04....".to_vec()).err().unwrap();
         assert!(error.contains("torch.save"), "{error}");
     }
 }

@@ -106,3 +106,30 @@ fn images_of_the_wrong_shape_are_refused_by_name() {
     let says = "model: resnet20 takes images [N, 8, 8, 3] (channels last), got [1, 3, 8, 8]";
     assert_eq!(error.to_string(), says);
 }
+
+#[test]
+fn a_watched_pass_names_the_layer_whose_result_went_bad() {
+    let be = reference();
+    let config = small(ModelKind::Resnet20);
+    for (weight, layer) in [
+        ("body.7.conv1.weight", "body.7.conv1"),
+        ("body.7.bn1.weight", "body.7.bn1"),
+        ("body.7.conv2.weight", "body.7.conv2"),
+        ("body.6.shortcut.0.weight", "body.6.shortcut.0"),
+        ("body.6.shortcut.1.weight", "body.6.shortcut.1"),
+        ("body.7.bn2.weight", "body.7.bn2"),
+        ("head.weight", "head"),
+    ] {
+        let model = Model::new(&be, config, 1).unwrap();
+        let parameters = model.parameters();
+        let (_, parameter) = parameters.iter().find(|(name, _)| name == weight).unwrap();
+        // Finite itself, but too large for anything that it is multiplied with.
+        let shape = parameter.shape();
+        let huge = vec![3e38f32; shape.iter().product()];
+        parameter.set(Tensor::from_slice(&be, &huge, &shape).unwrap());
+        let x = image(&be, &model.input_shape(2));
+        let mut context = Context::train(0, 0).watching();
+        no_grad(|| model.forward(&x, &mut context)).unwrap();
+        assert_eq!(context.culprit(), Some(layer));
+    }
+}

@@ -5,8 +5,8 @@ use tilegrad_engine::ops;
 use crate::{Case, ErrorCase, Special, Tolerance, normal};
 
 /// [m, k, n]: nothing, one, prime, less than a register tile, one more than one, larger than every
-/// cache block.
-const SIZES: [[usize; 3]; 17] = [
+/// cache block, rows 4 KiB apart (which the CPU copies), more of b than is packed at a time.
+const SIZES: [[usize; 3]; 19] = [
     [1, 1, 1],
     [2, 3, 4],
     [1, 7, 1],
@@ -24,6 +24,8 @@ const SIZES: [[usize; 3]; 17] = [
     [64, 4096, 10],
     [5, 1031, 48],
     [300, 520, 530],
+    [45, 1024, 40],
+    [3, 1300, 900],
 ];
 
 /// What must work.

@@ -7,7 +7,7 @@ use clap::{Args, Subcommand, ValueEnum};
 
 use crate::config::SYNTHETIC_LIMIT;
 use crate::data::download::{Archive, download};
-use crate::data::import::{ImportOptions, TEST_FRACTION, import};
+use crate::data::import::{ImportOptions, import};
 use crate::data::{Dataset, Split, binary, picture, synthetic};
 use crate::outln;
 
@@ -36,7 +36,8 @@ pub struct ImportArgs {
     /// Width and height of the images made; others are cut square and resized.
     #[arg(long, default_value_t = 32)]
     size: usize,
-    /// Part of each class to hold out for the test, if there is no test folder [default: 0.2].
+    /// Part of each class to hold out for the test, at least one image, if there is no test folder
+    /// [default: 0.2].
     #[arg(long)]
     test_fraction: Option<f64>,
     /// Leave out images that cannot be read.
@@ -130,10 +131,6 @@ fn run_import(args: &ImportArgs) -> Result<()> {
     if imported.others > 0 {
         eprintln!("{} files are neither JPEG nor PNG: passed over", imported.others);
     }
-    if imported.test.is_empty() {
-        let fraction = args.test_fraction.unwrap_or(TEST_FRACTION);
-        eprintln!("warning: no test images: {fraction} of each class is less than one image");
-    }
     binary::save(&args.out, &imported.train, &imported.test, args.replace)?;
     report(&args.out, &imported.train, &imported.test)
 }
@@ -193,9 +190,9 @@ fn run_show(args: &ShowArgs) -> Result<()> {
         outln!("{i:>5}  {class:width$}  {:>8}  {:>8}", train_counts[i], test_counts[i])?;
     }
     outln!("{:>5}  {:width$}  {:>8}  {:>8}", "", "total", train.len(), test.len())?;
-    let (mean, std) = train.mean_std();
+    let (mean, std) = train.mean_std()?;
     outln!("{0}x{0} pixels; mean {mean:.4?}, std {std:.4?} of the training images", train.size)?;
-    let picture = picture::overview(&train, &test, args.samples);
+    let picture = picture::overview(&train, &test, args.samples)?;
     picture
         .save_with_format(&args.out, image::ImageFormat::Png)
         .with_context(|| format!("cannot write {}", args.out.display()))?;

@@ -7,12 +7,14 @@
 //! - Ours: CIFAR-10's files with a `dataset.json` beside them, which gives image size, classes,
 //!   counts and checksums.
 
-use std::io::Write;
+use std::fs::File;
+use std::io::{ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use sha2::{Digest, Sha256};
 
+use super::images::{ImageBuffer, Images, LabelFormat, RecordFiles};
 use super::manifest::{self, FileEntry, Manifest};
 use super::{CIFAR10_CLASSES, Dataset, Split, hex};
 
@@ -21,31 +23,6 @@ const SUBDIRECTORIES: [&str; 2] = ["cifar-10-batches-bin", "cifar-100-binary"];
 
 /// The file of CIFAR-10's class names.
 const CLASS_NAMES: &str = "batches.meta.txt";
-
-/// How the label stands at the start of a record.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum LabelFormat {
-    /// One byte.
-    Byte,
-    /// CIFAR-100: the coarse label, which is skipped, then the fine one.
-    CoarseFine,
-    /// Two bytes, little-endian.
-    Word,
-}
-
-impl LabelFormat {
-    fn bytes(self) -> usize {
-        if self == LabelFormat::Byte { 1 } else { 2 }
-    }
-
-    fn read(self, record: &[u8]) -> u16 {
-        match self {
-            LabelFormat::Byte => record[0] as u16,
-            LabelFormat::CoarseFine => record[1] as u16,
-            LabelFormat::Word => u16::from_le_bytes([record[0], record[1]]),
-        }
-    }
-}
 
 /// What is known of a split before its files are read.
 struct Layout {
@@ -68,7 +45,7 @@ impl ExpectedFile {
     }
 }
 
-/// Reads one split of the data set in `dir`: see [`Dataset::load`].
+/// Opens one split of the data set in `dir`, and checks all of it: see [`Dataset::load`].
 pub fn load(dir: &Path, split: Split) -> Result<Dataset> {
     let layout = find(dir, split)?;
     let image_len = layout.size * layout.size * 3;
@@ -77,49 +54,68 @@ pub fn load(dir: &Path, split: Split) -> Result<Dataset> {
     let counts = counts.collect::<Result<Vec<usize>>>()?;
     let n: usize = counts.iter().sum();
     ensure!(n > 0, "{}: the {} split has no records", dir.display(), name(split));
-    let mut set = Dataset {
-        images: vec![0; n * image_len],
-        labels: Vec::with_capacity(n),
+    let mut labels = Vec::with_capacity(n);
+    let mut records = RecordFiles::new(layout.labels, image_len);
+    for (expected, &count) in layout.files.iter().zip(&counts) {
+        let first = labels.len();
+        let read = |record: &[u8]| layout.labels.read(record);
+        let file = check_file(expected, count, record_len, |record| labels.push(read(record)))?;
+        let classes = layout.classes.len();
+        if let Some(i) = labels[first..].iter().position(|&label| label as usize >= classes) {
+            bail!(
+                "{}: record {i}: label {} is outside 0..{classes}",
+                expected.path.display(),
+                labels[first + i]
+            );
+        }
+        records.push(expected.path.clone(), file, first);
+    }
+    Ok(Dataset {
+        images: Images::Files(records),
+        labels,
         classes: layout.classes,
         size: layout.size,
-    };
-    let mut images = set.images.chunks_exact_mut(image_len);
-    for (file, &count) in layout.files.iter().zip(&counts) {
-        let path = file.path.display();
-        let bytes = std::fs::read(&file.path).with_context(|| format!("cannot read {path}"))?;
-        ensure!(bytes.len() == count * record_len, "{path}: changed while it was read");
-        if let Some(expected) = &file.sha256 {
-            let got = hex(&Sha256::digest(&bytes));
-            ensure!(
-                got == *expected,
-                "{path}: contents differ from {}: SHA-256 expected {expected}, got {got}",
-                manifest::FILE_NAME
-            );
-        }
-        for (i, record) in bytes.chunks_exact(record_len).enumerate() {
-            let label = layout.labels.read(record);
-            let classes = set.classes.len();
-            ensure!(
-                (label as usize) < classes,
-                "{path}: record {i}: label {label} is outside 0..{classes}"
-            );
-            set.labels.push(label);
-            let image = images.next().expect("one image for each record counted");
-            interleave(&record[layout.labels.bytes()..], image);
-        }
-    }
-    Ok(set)
+    })
 }
 
-/// Planes `[3, pixels]` to pixels `[pixels, 3]`.
-fn interleave(planes: &[u8], pixels: &mut [u8]) {
-    let n = pixels.len() / 3;
-    let (r, rest) = planes.split_at(n);
-    let (g, b) = rest.split_at(n);
-    let planes = r.iter().zip(g).zip(b);
-    for (pixel, ((&r, &g), &b)) in pixels.as_chunks_mut::<3>().0.iter_mut().zip(planes) {
-        *pixel = [r, g, b];
+/// Reads a file of `count` records through once, calling `visit` for each, and compares its
+/// checksum. Returns the open file.
+fn check_file(
+    expected: &ExpectedFile,
+    count: usize,
+    record_len: usize,
+    mut visit: impl FnMut(&[u8]),
+) -> Result<File> {
+    let path = expected.path.display();
+    let cannot = || format!("cannot read {path}");
+    let mut file = File::open(&expected.path).with_context(cannot)?;
+    let mut hash = Sha256::new();
+    // About a quarter of a megabyte at a time.
+    let mut buffer = vec![0; (1usize << 18).div_ceil(record_len).min(count) * record_len];
+    let mut left = count * record_len;
+    while left > 0 {
+        let part = buffer.len().min(left);
+        let part = &mut buffer[..part];
+        match file.read_exact(part) {
+            Err(error) if error.kind() == ErrorKind::UnexpectedEof => {
+                bail!("{path}: changed while it was read")
+            }
+            other => other.with_context(cannot)?,
+        }
+        hash.update(&*part);
+        part.chunks_exact(record_len).for_each(&mut visit);
+        left -= part.len();
     }
+    ensure!(file.read(&mut [0]).with_context(cannot)? == 0, "{path}: changed while it was read");
+    if let Some(expected) = &expected.sha256 {
+        let got = hex(&hash.finalize());
+        ensure!(
+            got == *expected,
+            "{path}: contents differ from {}: SHA-256 expected {expected}, got {got}",
+            manifest::FILE_NAME
+        );
+    }
+    Ok(file)
 }
 
 fn name(split: Split) -> &'static str {
@@ -270,7 +266,7 @@ fn count_records(file: &ExpectedFile, record_len: usize) -> Result<usize> {
         Err(error) => bail!("{path}: part of the data set, but cannot be read: {error}"),
     };
     if let Some(records) = file.records {
-        let expected = records * record_len;
+        let expected = records.saturating_mul(record_len);
         ensure!(
             bytes >= expected,
             "{path}: truncated: expected {expected} bytes ({records} records of {record_len}), got \
@@ -328,10 +324,12 @@ fn write_records(
     let records = range.len();
     let label_bytes = manifest::label_bytes(set.classes.len());
     let mut bytes = Vec::with_capacity(records * (label_bytes + set.image_bytes()));
+    let mut buffer = ImageBuffer::default();
     for i in range {
         bytes.extend_from_slice(&set.labels[i].to_le_bytes()[..label_bytes]);
+        let image = set.image(i, &mut buffer)?;
         for channel in 0..3 {
-            bytes.extend(set.image(i).iter().skip(channel).step_by(3));
+            bytes.extend(image.iter().skip(channel).step_by(3));
         }
     }
     write_synced(&dir.join(&name), &bytes)?;
@@ -340,7 +338,7 @@ fn write_records(
 
 fn write_synced(path: &Path, bytes: &[u8]) -> Result<()> {
     let write = || {
-        let mut file = std::fs::File::create(path)?;
+        let mut file = File::create(path)?;
         file.write_all(bytes)?;
         file.sync_all()
     };

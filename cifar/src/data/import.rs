@@ -1,8 +1,8 @@
 //! Folders and tars of image files become a data set.
 //!
 //! Where an image lies says what it is: `train/CLASS/x.jpg` and `test/CLASS/x.jpg`, or just
-//! `CLASS/x.jpg`, of which then a part of each class is held out for the test. All of it may lie
-//! inside further folders, the same for all images.
+//! `CLASS/x.jpg`. Where there is no test folder, a part of each class is held out for the test. All
+//! of it may lie inside further folders, the same for all images.
 
 use std::collections::BTreeMap;
 use std::io::Cursor;
@@ -16,10 +16,10 @@ use indicatif::{ProgressBar, ProgressStyle};
 use rayon::prelude::*;
 
 use super::archive::{ImageFile, visit_images};
-use super::{CIFAR10_CLASSES, Dataset, Order, Split, manifest, permutation, stratified};
+use super::{CIFAR10_CLASSES, Dataset, Images, Order, Split, manifest, permutation, stratified};
 
 /// Part of each class that becomes the test set, when the source has none and none is asked for.
-pub const TEST_FRACTION: f64 = 0.2;
+const TEST_FRACTION: f64 = 0.2;
 
 /// Largest width and height of an image that is decoded.
 const MAX_PIXELS: u32 = 16_384;
@@ -50,7 +50,7 @@ impl Default for ImportOptions {
 }
 
 /// What an import made.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Imported {
     /// Training images, in random order.
     pub train: Dataset,
@@ -71,8 +71,8 @@ struct Item {
 /// Reads all images of a folder or tar into memory, `[size, size, 3]` each.
 ///
 /// Errors, one line each: no images, images outside class folders or at differing depths, images
-/// that cannot be read (unless they shall be skipped), a class without training images, a source
-/// that is neither folder nor tar.
+/// that cannot be read (unless they shall be skipped), a class without training images, no image to
+/// hold out for the test, a source that is neither folder nor tar.
 pub fn import(source: &Path, options: &ImportOptions) -> Result<Imported> {
     let ImportOptions { size, test_fraction, skip_bad, seed } = *options;
     ensure!(
@@ -137,12 +137,18 @@ pub fn import(source: &Path, options: &ImportOptions) -> Result<Imported> {
             images.extend_from_slice(&items[i].pixels);
             chosen_labels.push(labels[i]);
         }
+        let images = Images::Memory(images);
         Dataset { images, labels: chosen_labels, classes: classes.clone(), size }
     };
     let (train, test) = (part(false), part(true));
     if let Some(empty) = train.class_counts().iter().position(|&n| n == 0) {
         bail!("{}: class '{}' has no training images", source.display(), classes[empty]);
     }
+    ensure!(
+        !test.is_empty(),
+        "{}: no test images: none of its classes has two images, of which one could be held out",
+        source.display()
+    );
     Ok(Imported { train, test, skipped: bad, others })
 }
 

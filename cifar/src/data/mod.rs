@@ -1,6 +1,7 @@
 //! Images with labels: where they come from, and how they lie on disk.
 //!
-//! - [`binary`]: the CIFAR binary layout, read and written
+//! - [`images`]: pixels, in memory or in files
+//! - [`binary`]: the CIFAR binary layout, checked and written
 //! - [`manifest`]: `dataset.json`, which says what the binary layout leaves open
 //! - [`synthetic`]: a set drawn from a seed, so that nothing need be downloaded
 //! - [`import`], [`archive`]: folders and tars of image files
@@ -11,6 +12,7 @@ pub mod archive;
 pub mod binary;
 pub mod download;
 pub mod font;
+pub mod images;
 pub mod import;
 pub mod manifest;
 pub mod picture;
@@ -18,8 +20,11 @@ pub mod synthetic;
 
 use std::path::Path;
 
+use anyhow::Result;
 use sha2::{Digest, Sha256};
 use tilegrad_kernels::philox::{Purpose, Stream};
+
+pub use images::{ImageBuffer, Images};
 
 /// CIFAR-10's classes in the order of their labels.
 pub const CIFAR10_CLASSES: [&str; 10] =
@@ -35,11 +40,11 @@ pub enum Split {
     Test,
 }
 
-/// Square RGB images with one label each, in memory.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Square RGB images with one label each.
+#[derive(Debug)]
 pub struct Dataset {
-    /// `[n, size, size, 3]`, channels last.
-    pub images: Vec<u8>,
+    /// Their pixels: see [`Dataset::image`].
+    pub images: Images,
     /// `[n]`, each in `0..classes.len()`.
     pub labels: Vec<u16>,
     /// The name of each label.
@@ -49,12 +54,13 @@ pub struct Dataset {
 }
 
 impl Dataset {
-    /// Reads one split of the data set in `dir`: the CIFAR-10 or CIFAR-100 binary layout, or an
-    /// import of ours.
+    /// Opens one split of the data set in `dir`: the CIFAR-10 or CIFAR-100 binary layout, or an
+    /// import of ours. All of it is read once and checked; then labels are kept, and images read
+    /// whenever they are asked for.
     ///
     /// Errors are one line each: no data in `dir`, a truncated file, a wrong count, a label out of
     /// range, a checksum that differs from `dataset.json`'s.
-    pub fn load(dir: &Path, split: Split) -> anyhow::Result<Dataset> {
+    pub fn load(dir: &Path, split: Split) -> Result<Dataset> {
         binary::load(dir, split)
     }
 
@@ -73,15 +79,34 @@ impl Dataset {
         self.size * self.size * 3
     }
 
-    /// Image `i`, `[size, size, 3]`.
-    pub fn image(&self, i: usize) -> &[u8] {
-        let bytes = self.image_bytes();
-        &self.images[i * bytes..(i + 1) * bytes]
+    /// Image `i`, `[size, size, 3]`; one that is read from a file lies in `buffer` then.
+    ///
+    /// Errors name the file: it cannot be read, or was cut short or changed since it was opened.
+    ///
+    /// # Panics
+    /// If `i` is out of range.
+    pub fn image<'a>(&'a self, i: usize, buffer: &'a mut ImageBuffer) -> Result<&'a [u8]> {
+        match &self.images {
+            Images::Memory(pixels) => {
+                let bytes = self.image_bytes();
+                Ok(&pixels[i * bytes..(i + 1) * bytes])
+            }
+            Images::Files(files) => files.image(i, self.labels[i], buffer),
+        }
+    }
+
+    /// Calls `visit` with each image, in order.
+    fn scan(&self, mut visit: impl FnMut(&[u8])) -> Result<()> {
+        let mut buffer = ImageBuffer::default();
+        for i in 0..self.len() {
+            visit(self.image(i, &mut buffer)?);
+        }
+        Ok(())
     }
 
     /// The first 16 hex digits of a SHA-256 over size, class names, labels and pixels: equal for
     /// equal contents, however they are stored.
-    pub fn fingerprint(&self) -> String {
+    pub fn fingerprint(&self) -> Result<String> {
         let mut hash = Sha256::new();
         hash.update((self.size as u64).to_le_bytes());
         hash.update((self.classes.len() as u64).to_le_bytes());
@@ -92,8 +117,8 @@ impl Dataset {
         hash.update((self.len() as u64).to_le_bytes());
         let labels: Vec<u8> = self.labels.iter().flat_map(|l| l.to_le_bytes()).collect();
         hash.update(labels);
-        hash.update(&self.images);
-        hex(&hash.finalize())[..16].to_string()
+        self.scan(|image| hash.update(image))?;
+        Ok(hex(&hash.finalize())[..16].to_string())
     }
 
     /// Mean and (population) standard deviation of each channel, of values scaled to 0..1.
@@ -101,23 +126,25 @@ impl Dataset {
     /// Sums are kept in integers, so the result does not depend on an order of summation. A
     /// channel that never varies gets the deviation 1, so that one may always divide by it. No
     /// images: mean 0, deviation 1.
-    pub fn mean_std(&self) -> ([f32; 3], [f32; 3]) {
+    pub fn mean_std(&self) -> Result<([f32; 3], [f32; 3])> {
         let (mut sum, mut squares) = ([0u64; 3], [0u64; 3]);
         // 4,096 pixels at a time: the sums of a block fit 32 bits, which vectorises.
-        for block in self.images.chunks(3 * 4096) {
-            let (mut s, mut q) = ([0u32; 3], [0u32; 3]);
-            for pixel in block.as_chunks::<3>().0 {
+        self.scan(|image| {
+            for block in image.chunks(3 * 4096) {
+                let (mut s, mut q) = ([0u32; 3], [0u32; 3]);
+                for pixel in block.as_chunks::<3>().0 {
+                    for c in 0..3 {
+                        s[c] += pixel[c] as u32;
+                        q[c] += pixel[c] as u32 * pixel[c] as u32;
+                    }
+                }
                 for c in 0..3 {
-                    s[c] += pixel[c] as u32;
-                    q[c] += pixel[c] as u32 * pixel[c] as u32;
+                    sum[c] += s[c] as u64;
+                    squares[c] += q[c] as u64;
                 }
             }
-            for c in 0..3 {
-                sum[c] += s[c] as u64;
-                squares[c] += q[c] as u64;
-            }
-        }
-        let pixels = (self.images.len() / 3) as f64;
+        })?;
+        let pixels = (self.len() * self.size * self.size) as f64;
         let (mut mean, mut std) = ([0.0; 3], [1.0; 3]);
         if pixels > 0.0 {
             for c in 0..3 {
@@ -129,7 +156,7 @@ impl Dataset {
                 }
             }
         }
-        (mean, std)
+        Ok((mean, std))
     }
 
     /// How many images each class has.
@@ -139,45 +166,6 @@ impl Dataset {
             counts[label as usize] += 1;
         }
         counts
-    }
-
-    /// The first `n` images (all when there are fewer).
-    pub fn subset(&self, n: usize) -> Dataset {
-        let n = n.min(self.len());
-        Dataset {
-            images: self.images[..n * self.image_bytes()].to_vec(),
-            labels: self.labels[..n].to_vec(),
-            classes: self.classes.clone(),
-            size: self.size,
-        }
-    }
-
-    /// Splits off a validation set: (the rest, `fraction` of each class, rounded), both in the
-    /// original order. Which images are taken depends on `seed` alone.
-    pub fn split_validation(&self, fraction: f64, seed: u64) -> (Dataset, Dataset) {
-        let held_out = stratified(&self.labels, self.classes.len(), fraction, seed);
-        let part = |wanted: bool| {
-            let chosen: Vec<usize> = (0..self.len()).filter(|&i| held_out[i] == wanted).collect();
-            self.select(&chosen)
-        };
-        (part(false), part(true))
-    }
-
-    /// The images at `indices`, in that order.
-    ///
-    /// # Panics
-    /// If an index is out of range.
-    pub fn select(&self, indices: &[usize]) -> Dataset {
-        let mut images = Vec::with_capacity(indices.len() * self.image_bytes());
-        for &i in indices {
-            images.extend_from_slice(self.image(i));
-        }
-        Dataset {
-            images,
-            labels: indices.iter().map(|&i| self.labels[i]).collect(),
-            classes: self.classes.clone(),
-            size: self.size,
-        }
     }
 }
 
@@ -205,7 +193,8 @@ pub fn permutation(n: usize, seed: u64, order: Order, epoch: u32) -> Vec<u32> {
     items
 }
 
-/// Marks `fraction` of each class, rounded, by seed.
+/// Marks `fraction` of each class by seed: rounded, but at least one image, and never all of them.
+/// A class of one image keeps it.
 fn stratified(labels: &[u16], classes: usize, fraction: f64, seed: u64) -> Vec<bool> {
     let mut members = vec![Vec::new(); classes];
     for (i, &label) in labels.iter().enumerate() {
@@ -213,7 +202,9 @@ fn stratified(labels: &[u16], classes: usize, fraction: f64, seed: u64) -> Vec<b
     }
     let mut marked = vec![false; labels.len()];
     for (class, members) in members.iter().enumerate() {
-        let count = (members.len() as f64 * fraction.clamp(0.0, 1.0)).round() as usize;
+        let most = members.len().saturating_sub(1);
+        let count = (members.len() as f64 * fraction).round() as usize;
+        let count = count.clamp(most.min(1), most);
         for &i in &permutation(members.len(), seed, Order::HoldOut, class as u32)[..count] {
             marked[members[i as usize]] = true;
         }
@@ -230,9 +221,13 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 mod tests {
     use super::*;
 
+    fn pixels() -> Vec<u8> {
+        (0..10 * 12).map(|i| (i * 7 % 256) as u8).collect()
+    }
+
     fn tiny() -> Dataset {
         let classes = vec!["a".to_string(), "b".to_string()];
-        let images = (0..10 * 12).map(|i| (i * 7 % 256) as u8).collect();
+        let images = Images::Memory(pixels());
         Dataset { images, labels: vec![0, 1, 0, 1, 0, 1, 0, 1, 0, 0], classes, size: 2 }
     }
 
@@ -252,55 +247,53 @@ mod tests {
     #[test]
     fn mean_and_deviation_equal_the_definition() {
         let set = tiny();
-        let (mean, std) = set.mean_std();
+        let (mean, std) = set.mean_std().unwrap();
         for c in 0..3 {
             let v: Vec<f64> =
-                set.images.iter().skip(c).step_by(3).map(|&b| b as f64 / 255.0).collect();
+                pixels().iter().skip(c).step_by(3).map(|&b| b as f64 / 255.0).collect();
             let m = v.iter().sum::<f64>() / v.len() as f64;
             let s = (v.iter().map(|x| (x - m) * (x - m)).sum::<f64>() / v.len() as f64).sqrt();
             assert!((mean[c] as f64 - m).abs() < 1e-6 && (std[c] as f64 - s).abs() < 1e-6);
         }
-        let flat = Dataset { images: vec![9; 12], labels: vec![0], ..set };
-        assert_eq!(flat.mean_std().1, [1.0; 3]);
+        let flat = Dataset { images: Images::Memory(vec![9; 12]), labels: vec![0], ..set };
+        assert_eq!(flat.mean_std().unwrap().1, [1.0; 3]);
     }
 
     #[test]
-    fn validation_is_stratified_disjoint_and_complete() {
-        let set = tiny();
-        let (train, validation) = set.split_validation(0.5, 3);
-        assert_eq!(validation.class_counts(), vec![3, 2]);
-        assert_eq!(train.class_counts(), vec![3, 2]);
-        let mut all: Vec<&[u8]> =
-            (0..5).flat_map(|i| [train.image(i), validation.image(i)]).collect();
-        let mut original: Vec<&[u8]> = (0..10).map(|i| set.image(i)).collect();
-        all.sort_unstable();
-        original.sort_unstable();
-        assert_eq!(all, original);
-        assert_eq!(set.split_validation(0.5, 3), (train, validation));
+    fn what_is_held_out_is_stratified_and_depends_on_the_seed() {
+        let labels: Vec<u16> = (0..60).map(|i| (i % 3 == 0) as u16).collect();
+        let marked = stratified(&labels, 2, 0.3, 3);
+        let count = |class| (0..60).filter(|&i| marked[i] && labels[i] == class).count();
+        assert_eq!((count(0), count(1)), (12, 6));
+        assert_eq!(marked, stratified(&labels, 2, 0.3, 3));
+        assert_ne!(marked, stratified(&labels, 2, 0.3, 4));
+        // Classes of 1, 2 and 3 images, and one of none.
+        for (fraction, expected) in [(0.01, [0, 1, 1, 0]), (0.99, [0, 1, 2, 0])] {
+            let labels = [0, 1, 1, 2, 2, 2];
+            let marked = stratified(&labels, 4, fraction, 3);
+            let count = |class| (0..6).filter(|&i| marked[i] && labels[i] == class).count();
+            assert_eq!([0, 1, 2, 3].map(count), expected);
+        }
     }
 
     #[test]
     fn fingerprint_sees_every_part() {
         let set = tiny();
-        let print = set.fingerprint();
+        let print = set.fingerprint().unwrap();
         assert_eq!(print.len(), 16);
-        assert_eq!(print, tiny().fingerprint());
+        assert_eq!(print, tiny().fingerprint().unwrap());
         for change in 0..3 {
             let mut other = tiny();
             match change {
-                0 => other.images[5] ^= 1,
+                0 => {
+                    let mut changed = pixels();
+                    changed[5] ^= 1;
+                    other.images = Images::Memory(changed);
+                }
                 1 => other.labels[2] = 1,
                 _ => other.classes[0].push('x'),
             }
-            assert_ne!(print, other.fingerprint());
+            assert_ne!(print, other.fingerprint().unwrap());
         }
-    }
-
-    #[test]
-    fn subset_takes_the_first() {
-        let set = tiny();
-        let first = set.subset(3);
-        assert_eq!((first.len(), first.image(2)), (3, set.image(2)));
-        assert_eq!(set.subset(99), set);
     }
 }

@@ -1,8 +1,9 @@
 //! One picture of a data set: samples of every class with its name, and the class counts as bars.
 
+use anyhow::Result;
 use image::{Rgb, RgbImage};
 
-use super::{Dataset, font};
+use super::{Dataset, ImageBuffer, font};
 
 const PAPER: Rgb<u8> = Rgb([255, 255, 255]);
 const INK: Rgb<u8> = Rgb([32, 32, 36]);
@@ -25,8 +26,8 @@ const ROWS: usize = 25;
 
 /// A row a class: name, `samples` training images (the first of the class), a bar for the training
 /// and one for the test images with their numbers. With many classes, rows continue in further
-/// columns.
-pub fn overview(train: &Dataset, test: &Dataset, samples: usize) -> RgbImage {
+/// columns. The errors are those of [`Dataset::image`].
+pub fn overview(train: &Dataset, test: &Dataset, samples: usize) -> Result<RgbImage> {
     let classes = train.classes.len();
     let columns = classes.div_ceil(ROWS).max(1);
     let rows = classes.div_ceil(columns).max(1);
@@ -53,6 +54,7 @@ pub fn overview(train: &Dataset, test: &Dataset, samples: usize) -> RgbImage {
 
     let most = counts.iter().flatten().copied().max().unwrap_or(0).max(1) as f64;
     let members = first_of_each(train, samples as usize);
+    let mut buffer = ImageBuffer::default();
     for class in 0..classes {
         let left = MARGIN + (class / rows) as u32 * column_width;
         let top = MARGIN + HEAD + (class % rows) as u32 * row_height;
@@ -60,7 +62,7 @@ pub fn overview(train: &Dataset, test: &Dataset, samples: usize) -> RgbImage {
         font::draw(&mut image, left, middle - font::HEIGHT, TEXT, INK, &names[class]);
         for (k, &i) in members[class].iter().enumerate() {
             let x = left + samples_at + k as u32 * (cell + 2);
-            paste(&mut image, x, top, cell, train.image(i), train.size);
+            paste(&mut image, x, top, cell, train.image(i, &mut buffer)?, train.size);
         }
         let thickness = 18.min(cell / 2 - 2);
         for (part, colour) in [TRAIN, TEST].into_iter().enumerate() {
@@ -73,7 +75,7 @@ pub fn overview(train: &Dataset, test: &Dataset, samples: usize) -> RgbImage {
             font::draw(&mut image, x + length + 6, text_y, TEXT, GREY, &labels[part][class]);
         }
     }
-    image
+    Ok(image)
 }
 
 /// Number of images and the meaning of the colours.

@@ -36,7 +36,8 @@ pub struct Views {
     pub tta: bool,
 }
 
-/// Classifies all images of `loader`. `None` if `stop` said so between two batches.
+/// Classifies all images of `loader`. `None` if `stop` said so between two batches. Errors are those
+/// of the data set and of the model.
 pub fn evaluate(
     model: &Model,
     backend: &Arc<dyn Backend>,
@@ -53,6 +54,7 @@ pub fn evaluate(
         if stop() {
             return Ok(None);
         }
+        let batch = batch?;
         let (n, size) = (batch.size, data.size);
         if n != size_before {
             // As in training: the memory kept for batches of another size is of no use.

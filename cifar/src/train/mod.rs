@@ -19,7 +19,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use tilegrad_engine::Dtype;
 use tilegrad_nn::Model;
 
@@ -85,10 +85,10 @@ pub fn run(compute: &Compute, config: Config, start: Start, limits: Limits) -> R
 }
 
 /// Mean and standard deviation that images are normalised with.
-fn normalisation(config: &Config, train: &Dataset) -> ([f32; 3], [f32; 3]) {
+fn normalisation(config: &Config, train: &Dataset) -> Result<([f32; 3], [f32; 3])> {
     match config.normalise {
         Normalisation::Dataset => train.mean_std(),
-        Normalisation::Half => ([0.5; 3], [0.5; 3]),
+        Normalisation::Half => Ok(([0.5; 3], [0.5; 3])),
     }
 }
 
@@ -118,7 +118,6 @@ fn loaders(
         mean,
         std,
         workers: config.workers,
-        drop_last: false,
         mixing: mixing.is_on().then_some(mixing),
     };
     let test_options = LoaderOptions::evaluation(config.batch, mean, std, config.workers);
@@ -157,11 +156,11 @@ impl Trainer {
     ) -> Result<Trainer> {
         let precision = device::precision("precision", &config.precision)?;
         let (train, test) = load_data(&config)?;
-        let fingerprint = format!("{}-{}", train.fingerprint(), test.fingerprint());
-        let (mean, std) = normalisation(&config, &train);
+        let fingerprint = format!("{}-{}", train.fingerprint()?, test.fingerprint()?);
+        let (mean, std) = normalisation(&config, &train)?;
         let (train, test) = loaders(&config, train, test, mean, std)?;
         let data = train.dataset().clone();
-        let model = model::build(&config.model, &data, &compute.backend, config.seed)?;
+        let model = model::build(&config, &data, &compute.backend)?;
         let steps_per_epoch = train.batches().div_ceil(config.accumulate) as u64;
         let mut update = Update::new(&config, &model, steps_per_epoch)?;
         let mut meta = Meta::new(&config.model, &data, mean, std, &fingerprint);
@@ -171,7 +170,10 @@ impl Trainer {
             Start::New(out) => {
                 match config.weights.as_str() {
                     "" => model::whiten(&model, &data, mean, std)?,
-                    weights => model::load_weights(weights.as_ref(), &model)?,
+                    weights => {
+                        let path = run_dir::checkpoint_in(weights.as_ref())?;
+                        model::load_weights(&path, &model)?;
+                    }
                 }
                 RunDir::create(out.as_deref())?
             }
@@ -266,12 +268,17 @@ impl Trainer {
         }
     }
 
+    /// Whether no epoch is left.
+    fn ended(&self) -> bool {
+        self.position.finished || self.position.epoch >= self.config.epochs
+    }
+
     /// All epochs that are left.
     fn train(&mut self) -> Result<u8> {
-        if self.position.epoch < self.config.epochs && !self.position.finished {
+        if !self.ended() {
             self.progress.header(&mut self.run);
         }
-        while self.position.epoch < self.config.epochs && !self.position.finished {
+        while !self.ended() {
             if let Some(code) = self.epoch()? {
                 return Ok(code);
             }
@@ -288,7 +295,8 @@ impl Trainer {
             best.epoch,
             100.0 * best.accuracy
         ));
-        Ok(0)
+        // A signal that came too late to stop anything is still told to who sent it.
+        Ok(self.stop.exit_code().unwrap_or(0))
     }
 
     /// The rest of the current epoch. An exit code if the run stops here.
@@ -317,9 +325,9 @@ impl Trainer {
         self.progress.evaluating();
         let stop = self.stop.clone();
         let how = Views { precision: self.precision, tta: false };
-        let evaluation = evaluate(&self.model, &self.compute.backend, &self.test, how, || {
-            stop.exit_code().is_some()
-        })?;
+        let (model, backend) = (&self.model, &self.compute.backend);
+        let evaluation = evaluate(model, backend, &self.test, how, || stop.exit_code().is_some())
+            .map_err(|error| self.saved_before(error))?;
         let Some(evaluation) = evaluation else {
             // Asked to stop while testing: a resumed run begins with this epoch's test.
             return self.must_stop();
@@ -434,9 +442,8 @@ impl Trainer {
     fn must_stop(&mut self) -> Result<Option<u8>> {
         let signal = self.stop.exit_code();
         let enough = self.limits.max_steps.is_some_and(|max| self.position.step >= max);
-        // At the end of the last epoch there is nothing left to stop.
-        let ended = self.position.finished || self.position.epoch >= self.config.epochs;
-        if !(signal.is_some() || (enough && !ended)) {
+        // At the end of the last epoch there is nothing left to stop, and all is saved.
+        if self.ended() || !(signal.is_some() || enough) {
             return Ok(None);
         }
         self.save()?;
@@ -471,6 +478,20 @@ impl Trainer {
         Ok(())
     }
 
+    /// Saves a run that an error from outside ends, such as images that cannot be read any more:
+    /// the steps made are good. Returns the error, with where the run goes on.
+    fn saved_before(&mut self, error: anyhow::Error) -> anyhow::Error {
+        let error = describe(&error);
+        match self.save() {
+            Ok(()) => anyhow!(
+                "{error}; saved after step {}, continue with: cifar train --resume {}",
+                self.position.step,
+                self.run.path().display()
+            ),
+            Err(second) => anyhow!("{error}; {}", describe(&second)),
+        }
+    }
+
     /// Says about a failed save that what was saved before is still there.
     fn saving(&self, save: impl FnOnce(&Self) -> Result<()>) -> Result<()> {
         let Err(error) = save(self) else { return Ok(()) };
@@ -484,5 +505,35 @@ impl Trainer {
             );
         }
         Err(error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Overrides;
+
+    #[test]
+    fn a_signal_after_the_last_epoch_asks_for_no_resume() {
+        let dir = tempfile::tempdir().unwrap();
+        let compute = Compute::open("cpu", Some(1)).unwrap();
+        let config = Overrides {
+            model: Some("simple-cnn-gap".into()),
+            synthetic_train: Some(20),
+            synthetic_test: Some(10),
+            batch: Some(10),
+            epochs: Some(1),
+            ..Default::default()
+        };
+        let start = Start::New(Some(dir.path().join("run")));
+        let limits = Limits { max_steps: None, quiet: true };
+        let (config, stop) = (config.resolve().unwrap(), Stop::default());
+        let mut trainer = Trainer::new(&compute, config, start, limits, stop.clone()).unwrap();
+        assert_eq!(trainer.train().unwrap(), 0);
+        stop.raise(signal_hook::consts::SIGINT);
+        assert_eq!(trainer.must_stop().unwrap(), None);
+        assert_eq!(trainer.train().unwrap(), 130);
+        let log = std::fs::read_to_string(dir.path().join("run/log.txt")).unwrap();
+        assert!(!log.contains("--resume") && log.matches("best   epoch 1").count() == 2, "{log}");
     }
 }

@@ -37,4 +37,10 @@ impl Stop {
             signal => Some(128 + signal as u8),
         }
     }
+
+    /// As if this signal had come.
+    #[cfg(test)]
+    pub fn raise(&self, signal: i32) {
+        self.signal.store(signal as usize, Ordering::Relaxed);
+    }
 }

@@ -38,6 +38,10 @@ impl Trainer {
         let mut last = None;
         for part in 0..config.accumulate {
             let Some(batch) = batches.next() else { break };
+            let batch = match batch {
+                Ok(batch) => batch,
+                Err(error) => return Err(self.saved_before(error)),
+            };
             if batch.size != self.batch_size {
                 // Other sizes of everything: memory kept for the old ones would only be in the way.
                 self.compute.backend.trim();

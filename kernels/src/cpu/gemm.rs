@@ -14,13 +14,15 @@
 //! For bf16, a and b are *words* of two terms each and k counts words: see [`super::scalar`].
 
 use crate::cpu::scalar::Scalar;
-use crate::cpu::simd::{Kernel, Vector, transpose_4x4};
+use crate::cpu::simd::{self, Kernel, Vector, transpose_4x4};
 
 /// Rows of a packed A panel: 14 x 2 zmm accumulators, 2 vectors of B and a broadcast make 31 of 32
 /// registers.
 pub const MR_WIDE: usize = 14;
 /// The same for 16 registers: 4 x 2 accumulators, 2 of B, 1 broadcast.
 pub const MR_NARROW: usize = 4;
+/// Words of a cache line.
+pub const LINE: usize = 16;
 
 /// acc + A B for `k` outer products of words. Distances in a are in elements, those in b in words.
 ///
@@ -282,10 +284,31 @@ fn transpose<T: Scalar>(columns: [&[T]; 4], panel: usize, out: &mut [f32]) {
     }
 }
 
-/// One block of a packed GEMM: rows of packed A panels times packed B panels, into C.
+/// Rows of A for the microkernel: word p of row i of tile t at `start[t * tile + i * row + p * word]`,
+/// a tile being [`panel_rows`] rows. Rows in memory, or panels `[rows / MR][k][MR]`.
+#[derive(Clone, Copy)]
+pub struct Rows<T> {
+    /// Element (0, 0) of the first tile.
+    pub start: *const T,
+    /// Distance between the rows of a tile.
+    pub row: usize,
+    /// Distance between the words of a row.
+    pub word: usize,
+    /// Distance between tiles.
+    pub tile: usize,
+    /// Whether the rows should be fetched into L2 a tile before they are needed.
+    pub prefetch: bool,
+}
+
+/// Rows of a tile, by the width of a vector.
+pub const fn panel_rows(lanes: usize) -> usize {
+    if lanes >= 16 { MR_WIDE } else { MR_NARROW }
+}
+
+/// One block of a packed GEMM: rows of A times packed panels of B, into C.
 pub struct Block<'a, T> {
-    /// Panels `[rows / MR][k][MR]` of words, zero-padded.
-    pub a: &'a [f32],
+    /// Rows of A.
+    pub a: Rows<T>,
     /// Panels `[columns / NR][k][NR]` of words, zero-padded, NR = 2 * LANES.
     pub b: &'a [f32],
     /// Words of the sums.
@@ -315,65 +338,106 @@ impl<T: Scalar> Kernel for Block<'_, T> {
 
     #[inline(always)]
     fn run<V: Vector>(self) {
-        if V::LANES >= 16 {
-            self.loops::<V, MR_WIDE>();
-        } else {
-            self.loops::<V, MR_NARROW>();
+        assert!(self.b.len() >= self.columns.div_ceil(2 * V::LANES) * 2 * V::LANES * self.k);
+        assert!(self.bias.is_none_or(|b| b.len() >= self.columns));
+        let mut row = 0;
+        // SAFETY: all rows are below `self.rows`; B and the bias are long enough by the assertions,
+        // A and C by the constructor's contract.
+        unsafe {
+            // Loop 2: MR rows; what A's last tile leaves over goes to smaller tiles.
+            while V::LANES >= 16 && self.rows - row >= MR_WIDE {
+                Tiles::<V, 2>::tile::<MR_WIDE>(&self, row);
+                row += MR_WIDE;
+            }
+            sweep::<V, 2>(self.rows - row, &Rest { block: &self, first: row });
+        }
+    }
+}
+
+/// The rows of a block from `first` on.
+struct Rest<'a, 'b, T> {
+    block: &'a Block<'b, T>,
+    first: usize,
+}
+
+impl<V: Vector, T: Scalar> Tiles<V, 2> for Rest<'_, '_, T> {
+    #[inline(always)]
+    unsafe fn tile<const MR: usize>(&self, row: usize) {
+        // SAFETY: the rows lie inside the block if they lie inside the rest.
+        unsafe { Tiles::<V, 2>::tile::<MR>(self.block, self.first + row) }
+    }
+}
+
+impl<V: Vector, T: Scalar> Tiles<V, 2> for Block<'_, T> {
+    /// Loop 1 around the microkernel: NR columns. A's rows stay in L1, the panels stream from L2.
+    #[inline(always)]
+    unsafe fn tile<const MR: usize>(&self, row: usize) {
+        let nr = 2 * V::LANES;
+        let (tile, within) = (row / panel_rows(V::LANES), row % panel_rows(V::LANES));
+        let a = self.a.start.wrapping_add(tile * self.a.tile + within * self.a.row);
+        for j in (0..self.columns).step_by(nr) {
+            let columns = (self.columns - j).min(nr);
+            // One line of the next tile's rows for each line that this tile reads of its own.
+            let prefetch = self.a.prefetch && j == 0;
+            let step = if prefetch { LINE } else { self.k };
+            let mut acc = zero_tile::<V, MR, 2>();
+            for p in (0..self.k).step_by(step) {
+                if prefetch {
+                    let next = a.wrapping_add(self.a.tile + p * T::TERMS);
+                    for i in 0..MR {
+                        simd::prefetch(next.wrapping_add(i * self.a.row).cast());
+                    }
+                }
+                // SAFETY: p < k; the rows are below `self.rows`, so A's elements are granted by the
+                // constructor; panel j of B was checked in `run`.
+                acc = unsafe {
+                    let b = self.b.as_ptr().add(j * self.k + p * nr);
+                    let k = (self.k - p).min(step);
+                    let a = (a.wrapping_add(p * self.a.word), self.a.row, self.a.word);
+                    outer_products::<V, T, MR, 2, false>(acc, k, a, (b, nr), nr)
+                };
+            }
+            // SAFETY: C holds rows x columns from `c` on by the constructor's contract, and this
+            // tile alone writes its part.
+            unsafe { self.finish(acc, row, j, columns) };
         }
     }
 }
 
 impl<T: Scalar> Block<'_, T> {
-    /// Loops 2 and 1 around the microkernel: columns of the block, then its rows.
+    /// Adds the bias and the sums over earlier k, and writes C.
+    ///
+    /// # Safety
+    /// Rows `row` to `row + MR` and columns `j` to `j + columns` must lie inside the block.
     #[inline(always)]
-    fn loops<V: Vector, const MR: usize>(self) {
-        let nr = 2 * V::LANES;
-        assert!(self.a.len() >= self.rows.div_ceil(MR) * MR * self.k);
-        assert!(self.b.len() >= self.columns.div_ceil(nr) * nr * self.k);
-        assert!(self.bias.is_none_or(|b| b.len() >= self.columns));
-        // Loop 2: NR columns; their panel of B is read once a row tile, from L1 or L2.
-        for j in (0..self.columns).step_by(nr) {
-            let columns = (self.columns - j).min(nr);
-            // Loop 1: MR rows.
-            for i in (0..self.rows).step_by(MR) {
-                let rows = (self.rows - i).min(MR);
-                // SAFETY: the panels hold the tile's operands by the assertions; C, and the partial
-                // sums where they are used, hold rows x columns by the constructor's contract, and
-                // only they are written.
-                unsafe {
-                    let a = self.a.as_ptr().add(i * self.k).cast::<T>();
-                    let b = self.b.as_ptr().add(j * self.k);
-                    let acc = outer_products::<V, T, MR, 2, false>(
-                        zero_tile(),
-                        self.k,
-                        (a, T::TERMS, T::TERMS * MR),
-                        (b, nr),
-                        nr,
-                    );
-                    let bias: [V; 2] = std::array::from_fn(|v| match self.bias {
-                        Some(bias) => T::load_partial(
-                            bias.as_ptr().add((j + v * V::LANES).min(bias.len())),
-                            columns.saturating_sub(v * V::LANES),
-                        ),
-                        None => V::splat(0.0),
-                    });
-                    for (r, row) in acc.into_iter().enumerate() {
-                        if r >= rows {
-                            break;
-                        }
-                        for v in 0..2 {
-                            let n = columns.saturating_sub(v * V::LANES);
-                            let at = (i + r) * self.c_row + j + (v * V::LANES).min(columns);
-                            let mut x = row[v].add(bias[v]);
-                            if self.add {
-                                x = x.add(V::load_partial(self.partial.wrapping_add(at), n));
-                            }
-                            if self.more {
-                                x.store_partial(self.partial.wrapping_add(at), n);
-                            } else {
-                                T::store_partial(x, self.c.add(at), n);
-                            }
-                        }
+    unsafe fn finish<V: Vector, const MR: usize>(
+        &self,
+        acc: [[V; 2]; MR],
+        row: usize,
+        j: usize,
+        columns: usize,
+    ) {
+        // SAFETY: granted by the caller; vectors beyond the last column touch nothing.
+        unsafe {
+            let bias: [V; 2] = std::array::from_fn(|v| match self.bias {
+                Some(bias) => T::load_partial(
+                    bias.as_ptr().wrapping_add(j + v * V::LANES),
+                    columns.saturating_sub(v * V::LANES),
+                ),
+                None => V::splat(0.0),
+            });
+            for (i, sums) in acc.into_iter().enumerate() {
+                for v in 0..2 {
+                    let n = columns.saturating_sub(v * V::LANES);
+                    let at = (row + i) * self.c_row + j + v * V::LANES;
+                    let mut x = sums[v].add(bias[v]);
+                    if self.add {
+                        x = x.add(V::load_partial(self.partial.wrapping_add(at), n));
+                    }
+                    if self.more {
+                        x.store_partial(self.partial.wrapping_add(at), n);
+                    } else {
+                        T::store_partial(x, self.c.wrapping_add(at), n);
                     }
                 }
             }

@@ -38,29 +38,61 @@ impl Threads {
     }
 
     /// Runs `task(0)` to `task(count - 1)`, in any order, on any thread.
+    ///
+    /// Each thread begins with its own share of the indices, a contiguous one and the same each time: what
+    /// it wrote in one kernel it reads in the next, from its own caches. Then it helps the others.
     pub fn run(&self, count: usize, task: impl Fn(usize) + Sync) {
-        self.run_dyn(count, &task);
+        self.run_both((0, &|_| ()), (count, &task));
     }
 
+    /// Runs all tasks of `first` and then all of `second`, which may rely on them. One hand-over to
+    /// the threads where two calls of [`Threads::run`] take two.
+    ///
     /// Not generic, so that rayon's machinery is compiled once and not once a kernel.
-    fn run_dyn(&self, count: usize, task: &(dyn Fn(usize) + Sync)) {
-        if count <= 1 || self.count() == 1 {
-            return (0..count).for_each(task);
+    pub fn run_both(
+        &self,
+        (firsts, first): (usize, &(dyn Fn(usize) + Sync)),
+        (seconds, second): (usize, &(dyn Fn(usize) + Sync)),
+    ) {
+        if firsts + seconds <= 1 || self.count() == 1 {
+            (0..firsts).for_each(first);
+            return (0..seconds).for_each(second);
         }
-        // Each thread takes the next task when it is done with one. A thread that is late finds
-        // none left, and nobody waits for it to wake up.
-        let next = AtomicUsize::new(0);
+        /// Counts a task also when it panics: others wait for the count.
+        struct Done<'a>(&'a AtomicUsize);
+        impl Drop for Done<'_> {
+            fn drop(&mut self) {
+                self.0.fetch_add(1, Ordering::Release);
+            }
+        }
+        let done = AtomicUsize::new(0);
+        let (first_shares, second_shares) = (self.shares(firsts), self.shares(seconds));
         self.enter(|| {
-            (0..self.count().min(count)).into_par_iter().with_max_len(1).for_each(|_| {
-                loop {
-                    let i = next.fetch_add(1, Ordering::Relaxed);
-                    if i >= count {
-                        break;
+            let threads = self.count().min(firsts.max(seconds));
+            (0..threads).into_par_iter().with_max_len(1).for_each(|_| {
+                // A thread that is late finds none left, and nobody waits for it to wake up.
+                first_shares.for_each(|i| {
+                    let _done = Done(&done);
+                    first(i);
+                });
+                // Those of `first` that are not done are running on threads that wait for nobody.
+                let mut polls = 0;
+                while done.load(Ordering::Acquire) < firsts {
+                    polls += 1;
+                    match polls < 100 {
+                        true => std::hint::spin_loop(),
+                        false => std::thread::yield_now(),
                     }
-                    task(i);
                 }
+                second_shares.for_each(second);
             });
         });
+    }
+
+    fn shares(&self, count: usize) -> Shares {
+        let threads = self.count();
+        let next = (0..threads).map(|t| Next(AtomicUsize::new(count * t / threads)));
+        Shares { next: next.collect(), count }
     }
 
     /// Cuts `out` into pieces of `piece` elements (the last may be shorter) and runs `task(index,
@@ -86,6 +118,35 @@ impl Threads {
         let (a, b) = (Pieces::new(a, piece_a), Pieces::new(b, piece_b));
         // SAFETY: each index is run once.
         self.run(a.count().min(b.count()), |i| unsafe { task(i, a.get(i), b.get(i)) });
+    }
+}
+
+/// Indices below `count`, a contiguous share for each thread.
+struct Shares {
+    /// The next index of each share.
+    next: Vec<Next>,
+    count: usize,
+}
+
+/// Alone in its cache lines: all threads but its own seldom touch it.
+#[repr(align(128))]
+struct Next(AtomicUsize);
+
+impl Shares {
+    /// Runs what is left of this thread's share, then what is left of the others'.
+    fn for_each(&self, task: impl Fn(usize)) {
+        let threads = self.next.len();
+        let me = rayon::current_thread_index().unwrap_or(0);
+        for share in (0..threads).map(|i| (me + i) % threads) {
+            let end = self.count * (share + 1) / threads;
+            loop {
+                let i = self.next[share].0.fetch_add(1, Ordering::Relaxed);
+                if i >= end {
+                    break;
+                }
+                task(i);
+            }
+        }
     }
 }
 
@@ -140,6 +201,16 @@ impl<T> SharedMut<T> {
         assert!(start + len <= self.len);
         // SAFETY: in bounds by the assertion, unique by the caller's promise.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(start), len) }
+    }
+
+    /// Elements `start` to `start + len`, to be read.
+    ///
+    /// # Safety
+    /// Nobody may write them meanwhile.
+    pub unsafe fn read(&self, start: usize, len: usize) -> &[T] {
+        assert!(start + len <= self.len);
+        // SAFETY: in bounds by the assertion, not written by the caller's promise.
+        unsafe { std::slice::from_raw_parts(self.start.add(start), len) }
     }
 
     /// Pointer to element `index`.

@@ -116,6 +116,15 @@ pub unsafe fn transpose_4x4(columns: [*const f32; 4], out: *mut f32, out_row: us
     }
 }
 
+/// Asks for the cache line of `p` in L2. Any address will do: one that is not mapped is ignored.
+#[inline(always)]
+pub fn prefetch(p: *const f32) {
+    #[cfg(target_arch = "x86_64")]
+    x86::prefetch(p);
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = p;
+}
+
 /// A body that is compiled once an instruction set. Implementations of `run` must be
 /// `#[inline(always)]`.
 pub trait Kernel {

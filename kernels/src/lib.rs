@@ -73,7 +73,7 @@ pub struct AdamWParameter<'a> {
 
 /// The kernels of one device. Shapes are in the argument structs; every buffer's length, dtype and
 /// device is checked against them. Unless stated otherwise all float buffers of a call have one
-/// dtype, which is the result's.
+/// dtype, which is the result's. Sums are kept in f32 where that has 16 bits.
 pub trait Backend: Send + Sync {
     // --- The device and its memory ------------------------------------------------------------------
 
@@ -142,7 +142,7 @@ pub trait Backend: Send + Sync {
     /// Position of the first maximum (NaN counts as largest) among the reduced axes, row-major, as
     /// i32.
     fn argmax(&self, args: &ReduceArgs, x: &Buffer) -> Result<Buffer>;
-    /// Σ x² over all elements, as one element.
+    /// Σ x² over all elements, as one element: f32 where x has 16 bits, which would soon overflow.
     fn sum_squares(&self, x: &Buffer) -> Result<Buffer>;
 
     // --- Products -----------------------------------------------------------------------------------
@@ -192,6 +192,8 @@ pub trait Backend: Send + Sync {
     fn avg_pool2d_backward(&self, args: &Pool2dArgs, dy: &Buffer) -> Result<Buffer>;
 
     // --- Normalisation ------------------------------------------------------------------------------
+    // Where x has 16 bits, values a channel may have its dtype or be f32, as a model's parameters and
+    // statistics are; mean and variance come out as f32, dgamma and dbeta as gamma is.
 
     /// Statistics of x, and y = activation(gamma (x - mean) / sqrt(var + epsilon) + beta +
     /// residual).
@@ -250,6 +252,7 @@ pub trait Backend: Send + Sync {
     /// dx from y and dy.
     fn log_softmax_backward(&self, rows: Rows, y: &Buffer, dy: &Buffer) -> Result<Buffer>;
     /// Loss of each row `[count]`, and the log-sum-exp of each row `[count]` for the backward pass.
+    /// Both, and the gradient of the losses, are f32 where the logits have 16 bits.
     /// Targets are i32 labels `[count]` or probabilities `[count, len]` of the logits' dtype.
     fn cross_entropy_forward(
         &self,
@@ -272,7 +275,7 @@ pub trait Backend: Send + Sync {
     /// Zeroes and scales; being linear, it is its own backward pass with the same arguments.
     fn dropout(&self, args: &DropoutArgs, x: &Buffer) -> Result<Buffer>;
 
-    // --- Movement of elements (any dtype of 4 bytes; f64 on the reference) --------------------------
+    // --- Movement of elements (4 bytes an element; also 16-bit floats, f64) --------------------------
 
     /// Permutes axes, by copying.
     fn permute(&self, args: &PermuteArgs, x: &Buffer) -> Result<Buffer>;

@@ -78,7 +78,7 @@ pub fn default_backends() -> &'static [TestBackend] {
                 None => eprintln!("SKIPPED cpu/{isa}: this processor does not have it"),
             }
         }
-        require(&list);
+        require(list.iter().chain(half_backends()));
         list
     })
 }
@@ -112,6 +112,9 @@ pub fn at(on: TestBackend, dtype: Dtype) -> TestBackend {
 pub fn half_backends() -> &'static [TestBackend] {
     static LIST: OnceLock<Vec<TestBackend>> = OnceLock::new();
     LIST.get_or_init(|| {
+        for isa in Isa::ALL.into_iter().filter(|isa| !isa.is_available()) {
+            eprintln!("SKIPPED cpu/{isa}/bf16: this processor does not have it");
+        }
         let bf16 = Isa::ALL.into_iter().flat_map(|isa| {
             let algorithms = [None].into_iter().chain(EXACT_ALGORITHMS.map(Some));
             algorithms.filter_map(move |conv| Some(at(cpu_with(isa, 2, conv)?, Dtype::BF16)))
@@ -141,10 +144,10 @@ pub fn thread_counts() -> &'static [[TestBackend; 3]] {
 }
 
 /// `TILEGRAD_REQUIRE=cpu/avx2,softcuda` makes the absence of a backend a failure.
-fn require(list: &[TestBackend]) {
+fn require<'a>(list: impl Iterator<Item = &'a TestBackend> + Clone) {
     let Ok(required) = std::env::var("TILEGRAD_REQUIRE") else { return };
     for name in required.split(',').map(str::trim).filter(|n| !n.is_empty()) {
-        let present = list.iter().any(|b| {
+        let present = list.clone().any(|b| {
             b.name.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
         });
         assert!(present, "TILEGRAD_REQUIRE names {name}, which this machine or this build lacks");

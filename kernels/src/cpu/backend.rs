@@ -170,7 +170,8 @@ impl Backend for Cpu {
         bias: Option<&Buffer>,
     ) -> Result<Buffer> {
         if let Some(dtype) = f16(a) {
-            let ([a, b], bias) = (self.widen("matmul", [a, b])?, self.widen_some(bias)?);
+            let [a, b] = self.widen("matmul", [a, b])?;
+            let bias = self.widen_some("matmul", dtype, bias)?;
             return self.narrow_one(dtype, self.matmul(args, &a, &b, bias.as_ref()));
         }
         typed!(a, matmul::matmul(self, args, a, b, bias))
@@ -185,7 +186,8 @@ impl Backend for Cpu {
         bias: Option<&Buffer>,
     ) -> Result<Buffer> {
         if let Some(dtype) = f16(x) {
-            let ([x, filter], bias) = (self.widen("conv2d", [x, filter])?, self.widen_some(bias)?);
+            let [x, filter] = self.widen("conv2d", [x, filter])?;
+            let bias = self.widen_some("conv2d", dtype, bias)?;
             let y = self.conv2d_forward(args, activation, &x, &filter, bias.as_ref());
             return self.narrow_one(dtype, y);
         }
@@ -261,7 +263,8 @@ impl Backend for Cpu {
         residual: Option<&Buffer>,
     ) -> Result<BatchNormOutput> {
         if let Some(dtype) = f16(x) {
-            let ([wide], residual) = (self.widen("batch_norm", [x])?, self.widen_some(residual)?);
+            let [wide] = self.widen("batch_norm", [x])?;
+            let residual = self.widen_some("batch_norm", dtype, residual)?;
             let [gamma, beta] = self.per_channel([gamma, beta])?;
             let residual = residual.as_ref();
             let out = self.batch_norm_forward(args, &wide, &gamma, &beta, residual)?;
@@ -281,7 +284,8 @@ impl Backend for Cpu {
         residual: Option<&Buffer>,
     ) -> Result<Buffer> {
         if let Some(dtype) = f16(x) {
-            let ([x], residual) = (self.widen("batch_norm", [x])?, self.widen_some(residual)?);
+            let [x] = self.widen("batch_norm", [x])?;
+            let residual = self.widen_some("batch_norm", dtype, residual)?;
             let [gamma, beta, mean, var] = self.per_channel([gamma, beta, mean, var])?;
             let r = residual.as_ref();
             let y = self.batch_norm_inference(args, &x, &gamma, &beta, &mean, &var, r);
@@ -302,7 +306,8 @@ impl Backend for Cpu {
         residual: bool,
     ) -> Result<BatchNormGradients> {
         if let Some(dtype) = f16(x) {
-            let ([x, dy], y) = (self.widen("batch_norm", [x, dy])?, self.widen_some(y)?);
+            let [x, dy] = self.widen("batch_norm", [x, dy])?;
+            let y = self.widen_some("batch_norm", dtype, y)?;
             let [wide_gamma, mean, var] = self.per_channel([gamma, mean, var])?;
             let (g, y) = (&wide_gamma, y.as_ref());
             let all = self.batch_norm_backward(args, &x, y, g, &mean, &var, &dy, residual)?;
@@ -375,9 +380,10 @@ impl Backend for Cpu {
         logits: &Buffer,
         targets: &Buffer,
     ) -> Result<(Buffer, Buffer)> {
-        if half(logits).is_some() {
+        if let Some(dtype) = half(logits) {
             let [logits] = self.widen("cross_entropy", [logits])?;
-            let soft = half(targets).map(|_| self.cast(targets, Dtype::F32)).transpose()?;
+            let soft = Some(targets).filter(|t| t.dtype().is_float());
+            let soft = self.widen_some("cross_entropy", dtype, soft)?;
             return self.cross_entropy_forward(args, &logits, soft.as_ref().unwrap_or(targets));
         }
         cross_entropy::forward(self, args, logits, targets)
@@ -393,7 +399,8 @@ impl Backend for Cpu {
     ) -> Result<Buffer> {
         if let Some(dtype) = half(logits) {
             let [logits] = self.widen("cross_entropy", [logits])?;
-            let soft = half(targets).map(|_| self.cast(targets, Dtype::F32)).transpose()?;
+            let soft = Some(targets).filter(|t| t.dtype().is_float());
+            let soft = self.widen_some("cross_entropy", dtype, soft)?;
             let targets = soft.as_ref().unwrap_or(targets);
             let dx = self.cross_entropy_backward(args, &logits, targets, log_sum_exp, dloss);
             return self.narrow_one(dtype, dx);
@@ -419,11 +426,8 @@ impl Backend for Cpu {
 
     fn concat(&self, args: &ConcatArgs, xs: &[&Buffer]) -> Result<Buffer> {
         if let Some(dtype) = xs.first().and_then(|x| half(x)) {
-            let mut wide = Vec::with_capacity(xs.len());
-            for x in xs {
-                let [_, x] = self.widen("concat", [xs[0], x])?;
-                wide.push(x);
-            }
+            let wide = xs.iter().map(|x| self.widen_one("concat", dtype, x));
+            let wide: Vec<Buffer> = wide.collect::<Result<_>>()?;
             let wide: Vec<&Buffer> = wide.iter().collect();
             return self.narrow_one(dtype, self.concat(args, &wide));
         }

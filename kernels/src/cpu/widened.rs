@@ -17,7 +17,15 @@ pub fn f16(x: &Buffer) -> Option<Dtype> {
 }
 
 impl Cpu {
-    /// f32 copies of 16-bit buffers, which must have one dtype.
+    /// f32 copy of a buffer, which must be of `dtype`.
+    pub(super) fn widen_one(&self, op: &'static str, dtype: Dtype, x: &Buffer) -> Result<Buffer> {
+        if x.dtype() != dtype {
+            return Err(Error::Dtype { op, expected: dtype.to_string(), got: x.dtype() });
+        }
+        self.cast(x, Dtype::F32)
+    }
+
+    /// f32 copies of buffers, which must have one dtype.
     pub(super) fn widen<const N: usize>(
         &self,
         op: &'static str,
@@ -25,23 +33,24 @@ impl Cpu {
     ) -> Result<[Buffer; N]> {
         let mut wide = Vec::with_capacity(N);
         for x in xs {
-            if x.dtype() != xs[0].dtype() {
-                let expected = xs[0].dtype().to_string();
-                return Err(Error::Dtype { op, expected, got: x.dtype() });
-            }
-            wide.push(self.cast(x, Dtype::F32)?);
+            wide.push(self.widen_one(op, xs[0].dtype(), x)?);
         }
         Ok(wide.try_into().unwrap_or_else(|_| unreachable!("one copy a buffer")))
+    }
+
+    /// f32 copy of a buffer that may be missing.
+    pub(super) fn widen_some(
+        &self,
+        op: &'static str,
+        dtype: Dtype,
+        x: Option<&Buffer>,
+    ) -> Result<Option<Buffer>> {
+        x.map(|x| self.widen_one(op, dtype, x)).transpose()
     }
 
     /// Values a channel as f32, which they may be already.
     pub(super) fn per_channel<const N: usize>(&self, xs: [&Buffer; N]) -> Result<[Buffer; N]> {
         self.narrow(Dtype::F32, xs.map(Buffer::clone))
-    }
-
-    /// f32 copy of a buffer that may be missing.
-    pub(super) fn widen_some(&self, x: Option<&Buffer>) -> Result<Option<Buffer>> {
-        x.map(|x| self.cast(x, Dtype::F32)).transpose()
     }
 
     /// Rounds results to `dtype`.
@@ -69,7 +78,7 @@ impl Cpu {
         gradient_scale: Option<&Buffer>,
         parameters: &mut [SgdParameter<'_>],
     ) -> Result<()> {
-        let scale = self.widen_some(gradient_scale)?;
+        let scale = gradient_scale.map(|scale| self.cast(scale, Dtype::F32)).transpose()?;
         for p in parameters {
             let Some(dtype) = half(p.parameter) else {
                 let (parameter, velocity) = (&mut *p.parameter, &mut *p.velocity);
@@ -97,7 +106,7 @@ impl Cpu {
         gradient_scale: Option<&Buffer>,
         parameters: &mut [AdamWParameter<'_>],
     ) -> Result<()> {
-        let scale = self.widen_some(gradient_scale)?;
+        let scale = gradient_scale.map(|scale| self.cast(scale, Dtype::F32)).transpose()?;
         for p in parameters {
             let Some(dtype) = half(p.parameter) else {
                 let (parameter, m, v) = (&mut *p.parameter, &mut *p.m, &mut *p.v);

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Times inference of `cifar bench --mode infer`, PyTorch and onnxruntime in turn and prints the median of paired ratios.
+"""Times `cifar bench --mode infer`, PyTorch and onnxruntime in turn and prints the median of paired ratios.
 
     python3 -m venv .venv && .venv/bin/pip install torch onnx onnxruntime
     .venv/bin/python benches/peers/inference.py --torch-models ../shared/peers --rounds 7

@@ -18,7 +18,7 @@
 use std::marker::PhantomData;
 use std::sync::Mutex;
 
-use super::transform::{A, A2, A3, B, B2, B3, F0, FA, FB, TransformInput};
+use super::transform::{A, A2, A3, B, B2, B3, F0, FA, FB, TransformInput, column_of};
 use super::{Grid, POSITIONS};
 use crate::cpu::Cpu;
 use crate::cpu::conv2d::filter_gradient::Add;
@@ -312,10 +312,10 @@ impl<T: Scalar> TransformGradient<'_, T> {
         };
         let mut lines = [[V::splat(0.0); 6]; 4];
         for (c, line) in lines.iter_mut().enumerate() {
-            *line = gradient_1d(std::array::from_fn(|r| load(r, c)));
+            *line = gradient_1d([load(0, c), load(1, c), load(2, c), load(3, c)]);
         }
         for r in 0..6 {
-            let values = gradient_1d(std::array::from_fn(|c| lines[c][r]));
+            let values = gradient_1d(column_of(&lines, r));
             out[r * 6..r * 6 + 6].copy_from_slice(&values);
         }
         out
@@ -485,8 +485,7 @@ impl Kernel for TransformBack<'_> {
                     ]);
                 }
                 for r in 0..3 {
-                    let line: [V; 6] = std::array::from_fn(|i| columns[i][r]);
-                    for (t, value) in back_1d(line).into_iter().enumerate() {
+                    for (t, value) in back_1d(column_of(&columns, r)).into_iter().enumerate() {
                         // SAFETY: 9 taps of c rows of kp were allocated.
                         unsafe { value.store(out.add((r * 3 + t) * c * kp + at)) };
                     }

@@ -60,6 +60,18 @@ pub struct TransformFilters<'a, T> {
     pub position: usize,
 }
 
+/// Column `c` of a small matrix of vectors. (Here and below loops, not `array::from_fn`: a closure that
+/// the compiler does not inline loses the instruction set, and every vector operation in it becomes a
+/// call.)
+#[inline(always)]
+pub fn column_of<V: Copy, const R: usize, const C: usize>(rows: &[[V; C]; R], c: usize) -> [V; R] {
+    let mut out = [rows[0][c]; R];
+    for r in 1..R {
+        out[r] = rows[r][c];
+    }
+    out
+}
+
 /// G applied to three values: six.
 #[inline(always)]
 fn filter_1d<V: Vector>([g0, g1, g2]: [V; 3]) -> [V; 6] {
@@ -105,20 +117,23 @@ impl<T: Scalar> TransformFilters<'_, T> {
         let s = &self.source;
         let n = if row < self.c { self.columns.saturating_sub(lane) } else { 0 };
         let start = (self.panel * s.panel + row * s.row + lane).min(s.data.len());
-        let taps: [[V; 3]; 3] = std::array::from_fn(|r| {
-            std::array::from_fn(|c| {
+        let mut taps = [[V::splat(0.0); 3]; 3];
+        for r in 0..3 {
+            for c in 0..3 {
                 let t = if s.flip { 8 - (3 * r + c) } else { 3 * r + c };
                 let data = s.data.get(start + t * s.tap..).unwrap_or(&[]);
                 // SAFETY: at most as many lanes are read as elements are left.
-                unsafe { T::load_partial(data.as_ptr(), n.min(data.len())) }
-            })
-        });
+                taps[r][c] = unsafe { T::load_partial(data.as_ptr(), n.min(data.len())) };
+            }
+        }
         // Columns first: [3][3] -> [6][3], then rows: [6][6].
-        let columns: [[V; 6]; 3] =
-            std::array::from_fn(|c| filter_1d([taps[0][c], taps[1][c], taps[2][c]]));
+        let mut columns = [[V::splat(0.0); 6]; 3];
+        for c in 0..3 {
+            columns[c] = filter_1d(column_of(&taps, c));
+        }
         let mut out = [V::splat(0.0); POSITIONS];
         for r in 0..6 {
-            let line = filter_1d([columns[0][r], columns[1][r], columns[2][r]]);
+            let line = filter_1d(column_of(&columns, r));
             out[r * 6..r * 6 + 6].copy_from_slice(&line);
         }
         out
@@ -177,7 +192,7 @@ fn input_2d<V: Vector>(load: impl Fn(usize, usize) -> V, mut store: impl FnMut(u
             input_1d([load(0, c), load(1, c), load(2, c), load(3, c), load(4, c), load(5, c)]);
     }
     for r in 0..6 {
-        let line = input_1d(std::array::from_fn(|c| columns[c][r]));
+        let line = input_1d(column_of(&columns, r));
         for (c, value) in line.into_iter().enumerate() {
             store(r * 6 + c, value);
         }
@@ -383,10 +398,14 @@ impl<T: Scalar> Kernel for TransformOutput<'_, T> {
                 };
                 let mut lines = [[V::splat(0.0); 4]; 6];
                 for (c, line) in lines.iter_mut().enumerate() {
-                    *line = output_1d(std::array::from_fn(|r| load(r * 6 + c)));
+                    let mut m = [V::splat(0.0); 6];
+                    for r in 0..6 {
+                        m[r] = load(r * 6 + c);
+                    }
+                    *line = output_1d(m);
                 }
                 for r in 0..rows {
-                    let values = output_1d(std::array::from_fn(|c| lines[c][r]));
+                    let values = output_1d(column_of(&lines, r));
                     for (c, value) in values.into_iter().enumerate().take(columns) {
                         let value = if bias.is_some() { value.add(shift) } else { value };
                         let value = if relu { value.relu() } else { value };

@@ -15,6 +15,7 @@
 pub mod args;
 mod buffer;
 pub mod cpu;
+mod derived;
 mod dtype;
 mod error;
 pub mod host;
@@ -163,6 +164,18 @@ pub trait Backend: Send + Sync {
         x: &Buffer,
         filter: &Buffer,
         bias: Option<&Buffer>,
+    ) -> Result<Buffer>;
+    /// y = activation(x * filter + bias + residual), residual like y. The caller will use the same
+    /// filter again: a backend may keep what it derives from it (packed, transformed) with the
+    /// filter's memory, until that is changed or freed.
+    fn conv2d_inference(
+        &self,
+        args: &Conv2dArgs,
+        activation: Activation,
+        x: &Buffer,
+        filter: &Buffer,
+        bias: Option<&Buffer>,
+        residual: Option<&Buffer>,
     ) -> Result<Buffer>;
     /// dx from dy.
     fn conv2d_backward_data(

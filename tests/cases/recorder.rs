@@ -66,6 +66,10 @@ forward! {
     fn conv2d_forward(
         args: &Conv2dArgs, activation: Activation, x: &Buffer, filter: &Buffer, bias: Option<&Buffer>,
     ) -> Result<Buffer>;
+    fn conv2d_inference(
+        args: &Conv2dArgs, activation: Activation, x: &Buffer, filter: &Buffer, bias: Option<&Buffer>,
+        residual: Option<&Buffer>,
+    ) -> Result<Buffer>;
     fn conv2d_backward_data(args: &Conv2dArgs, filter: &Buffer, dy: &Buffer) -> Result<Buffer>;
     fn conv2d_backward_filter(args: &Conv2dArgs, x: &Buffer, dy: &Buffer) -> Result<Buffer>;
     fn max_pool2d_forward(args: &Pool2dArgs, x: &Buffer) -> Result<(Buffer, Buffer)>;

@@ -13,7 +13,8 @@ use tilegrad_engine::profile::{self, Pass};
 use tilegrad_engine::{Backend, Dtype, Tensor, no_grad};
 use tilegrad_kernels::philox::{Purpose, Stream};
 use tilegrad_nn::{
-    Context, Model, ModelConfig, Module, Optimizer, ParamGroup, Setting, Sgd, SgdConfig, loss,
+    Context, Model, ModelConfig, Module, Optimizer, ParamGroup, Setting, Sgd, SgdConfig,
+    fold_batch_norm, loss,
 };
 
 use crate::device::{self, Compute};
@@ -78,7 +79,8 @@ pub fn run(args: Args) -> Result<()> {
     let precision = device::precision("dtype", &args.dtype)?;
     let compute = Compute::open(&args.device, args.threads)?;
     let (mut times, profile) = compute.enter(|| {
-        let mut bench = Bench::new(&compute.backend, ModelConfig::new(kind, CLASSES), args.batch)?;
+        let mut bench =
+            Bench::new(&compute.backend, ModelConfig::new(kind, CLASSES), args.batch, args.mode)?;
         bench.precision = precision;
         let mut times = Vec::with_capacity(args.steps);
         for step in 0..WARM_UP + args.steps {
@@ -166,6 +168,8 @@ fn print_profile(rows: &[profile::Row], steps: usize, to_stderr: bool) -> Result
 /// A model with random images.
 struct Bench {
     model: Model,
+    /// The model for inference, where that is timed.
+    folded: Option<Model>,
     sgd: Sgd,
     x: Tensor,
     labels: Tensor,
@@ -173,7 +177,12 @@ struct Bench {
 }
 
 impl Bench {
-    fn new(backend: &Arc<dyn Backend>, config: ModelConfig, batch: usize) -> Result<Self> {
+    fn new(
+        backend: &Arc<dyn Backend>,
+        config: ModelConfig,
+        batch: usize,
+        mode: Mode,
+    ) -> Result<Self> {
         let model = Model::new(backend, config, 0)?;
         let groups = ParamGroup::decay_all(5e-4);
         let sgd = Sgd::new(SgdConfig { momentum: 0.9, nesterov: false, dampening: 0.0 }, groups);
@@ -186,6 +195,10 @@ impl Bench {
         let labels: Vec<i32> =
             (0..batch as u64).map(|i| stream.below(i, CLASSES as u32) as i32).collect();
         Ok(Bench {
+            folded: match mode {
+                Mode::Train => None,
+                Mode::Infer => Some(fold_batch_norm(&model)?),
+            },
             model,
             sgd,
             x: Tensor::from_slice(backend, &pixels, &shape)?,
@@ -208,8 +221,9 @@ impl Bench {
     }
 
     fn infer_step(&mut self) -> Result<()> {
+        let model = self.folded.as_ref().unwrap_or(&self.model);
         let mut context = Context::eval().with_precision(self.precision);
-        no_grad(|| self.model.forward(&self.x, &mut context))?;
+        no_grad(|| model.forward(&self.x, &mut context))?;
         Ok(())
     }
 }

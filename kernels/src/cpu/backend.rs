@@ -192,6 +192,25 @@ impl Backend for Cpu {
         typed!(x, conv2d::forward(self, args, activation, x, filter, bias))
     }
 
+    fn conv2d_inference(
+        &self,
+        args: &Conv2dArgs,
+        activation: Activation,
+        x: &Buffer,
+        filter: &Buffer,
+        bias: Option<&Buffer>,
+        residual: Option<&Buffer>,
+    ) -> Result<Buffer> {
+        if let Some(dtype) = f16(x) {
+            let ([x, filter], bias) = (self.widen("conv2d", [x, filter])?, self.widen_some(bias)?);
+            let residual = self.widen_some(residual)?;
+            let (bias, residual) = (bias.as_ref(), residual.as_ref());
+            let y = self.conv2d_inference(args, activation, &x, &filter, bias, residual);
+            return self.narrow_one(dtype, y);
+        }
+        typed!(x, conv2d::inference::forward(self, args, activation, x, filter, bias, residual))
+    }
+
     fn conv2d_backward_data(
         &self,
         args: &Conv2dArgs,

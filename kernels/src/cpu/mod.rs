@@ -23,8 +23,8 @@ pub mod simd;
 mod softmax;
 mod threads;
 mod tiles;
-
 mod widened;
+mod workers;
 
 use std::sync::Arc;
 
@@ -88,7 +88,7 @@ impl Cpu {
 
     /// Runs `f` on a worker thread. Kernels called from there start without a switch of threads.
     pub fn enter<R: Send>(&self, f: impl FnOnce() -> R + Send) -> R {
-        self.threads.enter(f)
+        f()
     }
 
     /// Elements of `x`, checked.

@@ -1,66 +1,36 @@
-//! Worker threads: a rayon pool and the two shapes of loop that kernels use.
+//! Threads of a backend, and the two shapes of loop that kernels use.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-
-use rayon::prelude::*;
-
+use super::workers::Workers;
 use crate::{Device, Error, Result};
 
 /// Elements a task of a memory-bound kernel handles: 64 KiB of f32, a small part of L2, and long
-/// against the few microseconds that handing out a task costs.
+/// against the microsecond that handing out a task costs.
 pub const TASK_ELEMENTS: usize = 16 * 1024;
 
-/// A pool of worker threads.
-pub struct Threads(rayon::ThreadPool);
+/// The calling thread and its helpers.
+pub struct Threads(Workers);
 
 impl Threads {
-    /// `count` threads; by default one a core that this process may use.
+    /// `count` threads, the caller's included; by default one a core that this process may use.
     pub fn new(count: Option<usize>) -> Result<Self> {
         if count == Some(0) {
             return Err(Error::argument("cpu", "threads must be at least 1, got 0"));
         }
-        rayon::ThreadPoolBuilder::new()
-            .num_threads(count.unwrap_or(0))
-            .thread_name(|i| format!("tilegrad-{i}"))
-            .build()
+        let cores = || std::thread::available_parallelism().map_or(1, |n| n.get());
+        Workers::new(count.unwrap_or_else(cores) - 1)
             .map(Threads)
             .map_err(|e| Error::Unavailable { device: Device::Cpu, reason: e.to_string() })
     }
 
     /// Number of threads.
     pub fn count(&self) -> usize {
-        self.0.current_num_threads()
+        self.0.count() + 1
     }
 
-    /// Runs `f` on a worker thread.
-    pub fn enter<R: Send>(&self, f: impl FnOnce() -> R + Send) -> R {
-        self.0.install(f)
-    }
-
-    /// Runs `task(0)` to `task(count - 1)`, in any order, on any thread.
+    /// Runs `task(0)` to `task(count - 1)`, in any order, on any thread. (Not generic further down,
+    /// so that the machinery is compiled once and not once a kernel.)
     pub fn run(&self, count: usize, task: impl Fn(usize) + Sync) {
-        self.run_dyn(count, &task);
-    }
-
-    /// Not generic, so that rayon's machinery is compiled once and not once a kernel.
-    fn run_dyn(&self, count: usize, task: &(dyn Fn(usize) + Sync)) {
-        if count <= 1 || self.count() == 1 {
-            return (0..count).for_each(task);
-        }
-        // Each thread takes the next task when it is done with one. A thread that is late finds
-        // none left, and nobody waits for it to wake up.
-        let next = AtomicUsize::new(0);
-        self.enter(|| {
-            (0..self.count().min(count)).into_par_iter().with_max_len(1).for_each(|_| {
-                loop {
-                    let i = next.fetch_add(1, Ordering::Relaxed);
-                    if i >= count {
-                        break;
-                    }
-                    task(i);
-                }
-            });
-        });
+        self.0.run(count, &task);
     }
 
     /// Cuts `out` into pieces of `piece` elements (the last may be shorter) and runs `task(index,

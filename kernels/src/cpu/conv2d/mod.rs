@@ -12,6 +12,8 @@
 
 mod direct;
 mod filter_gradient;
+pub mod inference;
+mod packed;
 mod padding;
 mod winograd;
 
@@ -62,6 +64,17 @@ impl FromStr for ConvAlgorithm {
             )),
         }
     }
+}
+
+/// What is done to a sum before it is stored: relu?(· + bias + residual).
+#[derive(Clone, Copy)]
+struct Epilogue<'a, T> {
+    /// `[c_out]`
+    bias: Option<&'a [T]>,
+    /// As y.
+    residual: Option<&'a [T]>,
+    /// max(·, 0) last.
+    relu: bool,
 }
 
 /// The algorithm for one pass over `args`.

@@ -77,17 +77,21 @@ pub unsafe fn load_tile<V: Vector, const MR: usize, const NV: usize>(
     c_row: usize,
     columns: usize,
 ) -> [[V; NV]; MR] {
-    std::array::from_fn(|i| {
-        std::array::from_fn(|j| {
+    // Loops, not `array::from_fn`: a closure that the compiler does not inline loses the instruction
+    // set, and every vector operation in it becomes a call.
+    let mut tile = zero_tile();
+    for i in 0..MR {
+        for j in 0..NV {
             // SAFETY: granted by the caller.
-            unsafe {
+            tile[i][j] = unsafe {
                 V::load_partial(
                     c.add(i * c_row + j * V::LANES),
                     columns.saturating_sub(j * V::LANES),
                 )
-            }
-        })
-    })
+            };
+        }
+    }
+    tile
 }
 
 /// Writes `columns` of the tile to `c`, rounded to its type.

@@ -239,15 +239,16 @@ impl<T: Scalar> TransformInput<'_, T> {
             // SAFETY: row `tile` of position 0 lies inside V by the assertion in `run`.
             let out = unsafe { self.v.add(tile * cp).cast::<f32>() };
             for lane in (0..c).step_by(V::LANES) {
-                let mut first = [V::splat(0.0); POSITIONS];
-                input_2d(|r, column| low.load::<V>(r, column, lane), |p, v| first[p] = v);
-                // SAFETY: position < 36, words of a row of two tiles, lane < cp.
-                let store = |p: usize, value: V| unsafe {
-                    T::words([first[p], value]).store(out.add(p * v_step / 2 + lane))
+                let first = low.transform::<V>(lane);
+                let second = match &high {
+                    Some(high) => high.transform::<V>(lane),
+                    None => [V::splat(0.0); POSITIONS],
                 };
-                match &high {
-                    Some(high) => input_2d(|r, column| high.load::<V>(r, column, lane), store),
-                    None => (0..POSITIONS).for_each(|p| store(p, V::splat(0.0))),
+                for p in 0..POSITIONS {
+                    // SAFETY: position < 36, words of a row of two tiles, lane < cp.
+                    unsafe {
+                        T::words([first[p], second[p]]).store(out.add(p * v_step / 2 + lane));
+                    }
                 }
             }
         }
@@ -295,6 +296,24 @@ struct Pixels<T> {
 }
 
 impl<T: Scalar> Pixels<T> {
+    /// All positions of the transformed tile, for channels `lane` and on.
+    #[inline(always)]
+    fn transform<V: Vector>(&self, lane: usize) -> [V; POSITIONS] {
+        let mut columns = [[V::splat(0.0); 6]; 6];
+        for c in 0..6 {
+            let mut column = [V::splat(0.0); 6];
+            for r in 0..6 {
+                column[r] = self.load::<V>(r, c, lane);
+            }
+            columns[c] = input_1d(column);
+        }
+        let mut out = [V::splat(0.0); POSITIONS];
+        for r in 0..6 {
+            out[r * 6..r * 6 + 6].copy_from_slice(&input_1d(column_of(&columns, r)));
+        }
+        out
+    }
+
     /// Channels `lane` and on of one pixel, lane < c.
     #[inline(always)]
     fn load<V: Vector>(&self, r: usize, column: usize, lane: usize) -> V {

@@ -342,24 +342,23 @@ impl<T: Scalar> Pixels<T> {
         }
     }
 
-    /// `R` rows of `C` pixels from (y, x) on.
+    /// The sums of a tile: `R` rows of `C` pixels, the first of which reads its taps from `a` on.
+    /// (They are returned, and not stored from here: only so are they kept in registers.)
     ///
     /// # Safety
     /// As [`Pixels::cover`], for these pixels.
     #[inline(always)]
-    unsafe fn tile<V: Vector, const R: usize, const C: usize, const NV: usize>(
+    unsafe fn sums<V: Vector, const R: usize, const C: usize, const NV: usize>(
         &self,
-        y: usize,
-        x: usize,
-    ) {
+        mut a: *const T,
+    ) -> [[[V; NV]; C]; R] {
         let nr = NV * V::LANES;
         let mut acc = [[[V::splat(0.0); NV]; C]; R];
-        // SAFETY: granted by the caller.
-        unsafe {
-            let mut a = self.a.add(y * self.row + x * self.pixel);
-            let mut b = self.b;
-            for _ in 0..self.rows_of_taps {
-                for p in 0..self.run {
+        let mut b = self.b;
+        for _ in 0..self.rows_of_taps {
+            for p in 0..self.run {
+                // SAFETY: granted by the caller.
+                unsafe {
                     let mut line = [V::splat(0.0); NV];
                     for j in 0..NV {
                         line[j] = V::load(b.add(p * nr + j * V::LANES));
@@ -374,32 +373,51 @@ impl<T: Scalar> Pixels<T> {
                         }
                     }
                 }
-                a = a.add(self.tap_row);
-                b = b.add(self.run * nr);
             }
+            (a, b) = (a.wrapping_add(self.tap_row), b.wrapping_add(self.run * nr));
+        }
+        acc
+    }
+
+    /// `R` rows of `C` pixels from (y, x) on.
+    ///
+    /// # Safety
+    /// As [`Pixels::cover`], for these pixels.
+    #[inline(always)]
+    unsafe fn tile<V: Vector, const R: usize, const C: usize, const NV: usize>(
+        &self,
+        y: usize,
+        x: usize,
+    ) {
+        // SAFETY: granted by the caller.
+        unsafe {
+            let acc = self.sums::<V, R, C, NV>(self.a.add(y * self.row + x * self.pixel));
+            let mut bias = [V::splat(0.0); NV];
             for j in 0..NV {
-                let lane = j * V::LANES;
-                let n = self.columns.saturating_sub(lane);
-                if n == 0 {
-                    break;
+                if let Some(p) = self.bias {
+                    let lane = j * V::LANES;
+                    bias[j] = T::load_partial(p.add(lane), self.columns.saturating_sub(lane));
                 }
-                let bias = self.bias.map(|bias| T::load_partial(bias.add(lane), n));
-                for r in 0..R {
-                    for c in 0..C {
+            }
+            for r in 0..R {
+                for c in 0..C {
+                    for j in 0..NV {
+                        let lane = j * V::LANES;
+                        let n = self.columns.saturating_sub(lane);
                         let at = (y + r) * self.y_row + (x + c) * self.y_pixel + lane;
                         let mut value = acc[r][c][j];
-                        if let Some(bias) = bias {
-                            value = value.add(bias);
+                        if self.bias.is_some() {
+                            value = value.add(bias[j]);
                         }
                         if let Some(residual) = self.residual {
-                            value = value.add(T::load_partial(residual.add(at), n));
+                            value = value.add(T::load_partial(residual.wrapping_add(at), n));
                         }
                         if self.relu {
                             value = value.relu();
                         }
                         if n >= V::LANES {
                             T::store(value, self.y.add(at));
-                        } else {
+                        } else if n > 0 {
                             T::store_partial(value, self.y.add(at), n);
                         }
                     }

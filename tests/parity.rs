@@ -28,11 +28,11 @@ fn check(family: &Family) {
             };
             // A default backend may take Winograd's algorithm, which spreads a NaN over its tile;
             // the same instruction set without it is in the list too.
-            if case.op == "conv2d" && on.approximate_convolution && case.has_special() {
+            if case.op.starts_with("conv2d") && on.approximate_convolution && case.has_special() {
                 continue;
             }
             // The other ops do not depend on the convolution algorithm.
-            if case.op != "conv2d" && on.forced_convolution {
+            if !case.op.starts_with("conv2d") && on.forced_convolution {
                 continue;
             }
             // f16 ends earlier: e^12 is infinite, and so is the gradient that is made from it.
@@ -43,7 +43,7 @@ fn check(family: &Family) {
             // Winograd's noise in bf16 decides the sign of values near 0, and a ReLU the rest: then
             // only its result can be compared, and its gradient with the algorithm without noise.
             let noisy = on.dtype == Dtype::BF16 && on.approximate_convolution;
-            let masked = noisy && case.op == "conv2d" && case.label.contains("Relu");
+            let masked = noisy && case.op.starts_with("conv2d") && case.label.contains("Relu");
             let compared = if masked { 1 } else { usize::MAX };
             let outcome = case.outputs(on).and_then(|got| {
                 let pairs = got.arrays().zip(expected.arrays());
@@ -71,14 +71,16 @@ fn tolerance(op: &str, of_case: Tolerance, on: &TestBackend) -> Tolerance {
         (Device::Reference, _) => of_case.times(16.0),
         // bf16 rounds the transformed tiles: an error in proportion to the whole result, whose norm
         // tests/winograd.rs checks. Sums over a single tile have the longest tails.
-        (_, "conv2d") if on.dtype == Dtype::BF16 && on.approximate_convolution => {
+        (_, "conv2d" | "conv2d_inference")
+            if on.dtype == Dtype::BF16 && on.approximate_convolution =>
+        {
             Tolerance { relative: 4.0, rms: 64.0, absolute: 64.0 }
         }
         // Ties are common among 16-bit numbers, and share the gradient.
         (_, "amax") if on.dtype != Dtype::F32 => Tolerance::relative(1.0),
         _ if on.dtype != Dtype::F32 => of_case.stored(),
         // The transforms of F(4x4, 3x3) lose some 4 bits more than a plain sum.
-        (_, "conv2d") if on.approximate_convolution => of_case.times(16.0),
+        (_, "conv2d" | "conv2d_inference") if on.approximate_convolution => of_case.times(16.0),
         _ => of_case,
     }
 }

@@ -10,6 +10,7 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use crate::derived::Derived;
 use crate::{Buffer, Device, Dtype, Element, Error, Result, Storage};
 
 /// Bytes held by a backend's pool.
@@ -225,7 +226,7 @@ impl Pool {
             // SAFETY: the block holds that many bytes and is ours alone.
             unsafe { block.ptr.as_ptr().write_bytes(0xFF, block.capacity) };
         }
-        Ok(HostMemory { block: Some(block), pool: self.clone() })
+        Ok(HostMemory { block: Some(block), pool: self.clone(), derived: Derived::default() })
     }
 }
 
@@ -239,6 +240,7 @@ impl Drop for Pool {
 pub struct HostMemory {
     block: Option<Block>,
     pool: Arc<Pool>,
+    derived: Derived,
 }
 
 // SAFETY: shared references give only shared slices; the memory is owned by this value alone.
@@ -258,8 +260,9 @@ impl HostMemory {
         unsafe { std::slice::from_raw_parts(block.ptr.as_ptr().cast(), len) }
     }
 
-    /// The first `len` elements, to write.
+    /// The first `len` elements, to write. What was derived from them is forgotten.
     pub fn slice_mut<T: Element>(&mut self, len: usize) -> &mut [T] {
+        self.derived.clear();
         let block = self.block();
         assert!(align_of::<T>() <= ALIGN && len <= block.capacity / size_of::<T>());
         // SAFETY: as in `slice`, and `&mut self` makes the access unique.
@@ -305,6 +308,11 @@ pub fn read<'a, T: Element>(
 ) -> Result<&'a [T]> {
     check::<T>(op, device, x, len)?;
     Ok(memory(x).slice(len))
+}
+
+/// What is derived from the elements of `x`, which must be in host memory.
+pub(crate) fn derived(x: &Buffer) -> &Derived {
+    &memory(x).derived
 }
 
 /// The elements of `x` to update in place. When `x` is shared it is copied first: others keep the

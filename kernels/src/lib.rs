@@ -15,6 +15,7 @@
 pub mod args;
 mod buffer;
 pub mod cpu;
+mod derived;
 mod dtype;
 mod error;
 pub mod host;
@@ -81,6 +82,11 @@ pub trait Backend: Send + Sync {
     fn device(&self) -> Device;
     /// One line on what it runs on: processor, instruction set, threads.
     fn description(&self) -> String;
+    /// Which algorithm was taken for what so far, a line each, for logs. Empty where there is no
+    /// choice.
+    fn choices(&self) -> Vec<String> {
+        Vec::new()
+    }
     /// Copies host bytes (of a whole number of elements) to the device.
     fn upload(&self, dtype: Dtype, bytes: &[u8]) -> Result<Buffer>;
     /// Waits for the device and copies a buffer to the host.
@@ -163,6 +169,18 @@ pub trait Backend: Send + Sync {
         x: &Buffer,
         filter: &Buffer,
         bias: Option<&Buffer>,
+    ) -> Result<Buffer>;
+    /// y = activation(x * filter + bias + residual), residual like y. The caller will use the same
+    /// filter again: a backend may keep what it derives from it (packed, transformed) with the
+    /// filter's memory, until that is changed or freed.
+    fn conv2d_inference(
+        &self,
+        args: &Conv2dArgs,
+        activation: Activation,
+        x: &Buffer,
+        filter: &Buffer,
+        bias: Option<&Buffer>,
+        residual: Option<&Buffer>,
     ) -> Result<Buffer>;
     /// dx from dy.
     fn conv2d_backward_data(

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tilegrad_engine::{Activation, Backend, Dtype, Result, Tensor, ops};
 use tilegrad_kernels::BatchNormArgs;
 
+use crate::fold::ChannelAffine;
 use crate::module::{Context, LayerRow, Module, Parameter, Role};
 
 /// y = activation(weight (x - mean) / √(var + ε) + bias), statistics a channel (Ioffe and Szegedy
@@ -98,6 +99,17 @@ impl BatchNorm2d {
         Ok(batch.y)
     }
 
+    /// What it does in evaluation: scale = weight / √(var + ε), shift = bias - mean scale.
+    pub(crate) fn affine(&self, activation: Activation) -> Result<ChannelAffine> {
+        let values = |p: &Parameter| p.get().to_f64_vec();
+        let (weight, bias) = (values(&self.weight)?, values(&self.bias)?);
+        let (mean, var) = (values(&self.running_mean)?, values(&self.running_var)?);
+        let scale: Vec<f64> =
+            weight.iter().zip(&var).map(|(w, v)| w / (v + self.epsilon).sqrt()).collect();
+        let shift = (bias.iter().zip(&mean).zip(&scale)).map(|((b, m), s)| b - m * s).collect();
+        Ok(ChannelAffine { scale, shift, activation })
+    }
+
     /// The row of a summary, when the layer is used with this fused `extra`.
     pub(crate) fn row(&self, name: &str, extra: &str, x: &[usize]) -> LayerRow {
         LayerRow {
@@ -124,6 +136,10 @@ impl Module for BatchNorm2d {
         f(format!("{prefix}bias"), &self.bias);
         f(format!("{prefix}running_mean"), &self.running_mean);
         f(format!("{prefix}running_var"), &self.running_var);
+    }
+
+    fn channel_affine(&self) -> Result<Option<ChannelAffine>> {
+        self.affine(self.activation).map(Some)
     }
 
     fn describe(&self, name: &str, x: &[usize], rows: &mut Vec<LayerRow>) -> Result<Vec<usize>> {

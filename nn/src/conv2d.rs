@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tilegrad_engine::{Activation, Backend, Conv2dOptions, Result, Tensor, ops};
 use tilegrad_kernels::Conv2dArgs;
 
+use crate::fold::{ChannelAffine, FoldedConv2d};
 use crate::init::{self, Init, Rng};
 use crate::module::{Context, LayerRow, Module, Parameter, Role};
 
@@ -84,9 +85,9 @@ impl Conv2dConfig {
 /// y = activation(x * filter + bias): x `[N, H, W, c_in]`, filter `[c_out, kh, kw, c_in / groups]`,
 /// bias `[c_out]`.
 pub struct Conv2d {
-    weight: Parameter,
-    bias: Option<Parameter>,
-    config: Conv2dConfig,
+    pub(crate) weight: Parameter,
+    pub(crate) bias: Option<Parameter>,
+    pub(crate) config: Conv2dConfig,
 }
 
 impl Conv2d {
@@ -132,6 +133,17 @@ impl Module for Conv2d {
         f(format!("{prefix}weight"), &self.weight);
         if let Some(bias) = &self.bias {
             f(format!("{prefix}bias"), bias);
+        }
+    }
+
+    fn folded(&self) -> Result<Option<Arc<dyn Module>>> {
+        Ok(Some(Arc::new(FoldedConv2d::new(self)?)))
+    }
+
+    fn folded_with(&self, affine: &ChannelAffine) -> Result<Option<Arc<dyn Module>>> {
+        match self.config.activation {
+            Activation::Identity => Ok(Some(Arc::new(FoldedConv2d::with(self, affine)?))),
+            Activation::Relu => Ok(None),
         }
     }
 

@@ -79,6 +79,15 @@ impl Module for Linear {
         }
     }
 
+    fn folded(&self) -> Result<Option<Arc<dyn Module>>> {
+        let constant = |p: &Parameter| Parameter::new(Role::State, p.get());
+        Ok(Some(Arc::new(Linear {
+            weight: constant(&self.weight),
+            bias: self.bias.as_ref().map(constant),
+            ..*self
+        })))
+    }
+
     fn describe(&self, name: &str, x: &[usize], rows: &mut Vec<LayerRow>) -> Result<Vec<usize>> {
         let mut out_shape = x.to_vec();
         if let Some(last) = out_shape.last_mut() {

@@ -1,9 +1,11 @@
 //! Parameters, and the modules that own them.
 
-use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use tilegrad_engine::{Dtype, Result, Tensor};
 use tilegrad_kernels::philox::{Purpose, Stream};
+
+use crate::fold::ChannelAffine;
 
 /// What a [`Parameter`] is to an optimizer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -203,6 +205,22 @@ pub trait Module: Send + Sync {
     /// [`crate::torch`].
     fn flattened(&self) -> Vec<(String, [usize; 3])> {
         Vec::new()
+    }
+
+    /// This layer for inference, with its parameters as they are now: see
+    /// [`crate::fold_batch_norm`]. `None` where that is the layer itself.
+    fn folded(&self) -> Result<Option<Arc<dyn Module>>> {
+        Ok(None)
+    }
+
+    /// What this layer does in evaluation, if that is y = activation(scale x + shift) a channel.
+    fn channel_affine(&self) -> Result<Option<ChannelAffine>> {
+        Ok(None)
+    }
+
+    /// This layer and then `affine` as one layer for inference, if this one is linear.
+    fn folded_with(&self, _affine: &ChannelAffine) -> Result<Option<Arc<dyn Module>>> {
+        Ok(None)
     }
 
     /// Every parameter with its name, in the order of [`Module::visit`].

@@ -6,6 +6,7 @@ use tilegrad_engine::{Activation, Backend, Error, Result, Tensor};
 
 use crate::batch_norm2d::BatchNorm2d;
 use crate::conv2d::{Conv2d, Conv2dConfig};
+use crate::fold::FoldedConv2d;
 use crate::init::{Init, Rng};
 use crate::module::{Context, LayerRow, Module, Parameter};
 use crate::sequential::join;
@@ -81,6 +82,18 @@ impl Module for BasicBlock {
         }
     }
 
+    fn folded(&self) -> Result<Option<Arc<dyn Module>>> {
+        let shortcut = match &self.shortcut {
+            Some((conv, bn)) => Some(FoldedConv2d::with(conv, &bn.affine(Activation::Identity)?)?),
+            None => None,
+        };
+        Ok(Some(Arc::new(FoldedBlock {
+            conv1: FoldedConv2d::with(&self.conv1, &self.bn1.affine(Activation::Relu)?)?,
+            conv2: FoldedConv2d::with(&self.conv2, &self.bn2.affine(Activation::Relu)?)?,
+            shortcut,
+        })))
+    }
+
     fn describe(&self, name: &str, x: &[usize], rows: &mut Vec<LayerRow>) -> Result<Vec<usize>> {
         let y = self.conv1.describe(&join(name, "conv1"), x, rows)?;
         rows.push(self.bn1.row(&join(name, "bn1"), " + ReLU", &y));
@@ -99,5 +112,43 @@ impl Module for BasicBlock {
         }
         rows.push(self.bn2.row(&join(name, "bn2"), " + residual + ReLU", &y));
         Ok(y)
+    }
+}
+
+/// A [`BasicBlock`] with its batch normalisations folded:
+/// y = relu(conv2(relu(conv1(x))) + shortcut(x)), the sum inside the second convolution.
+struct FoldedBlock {
+    conv1: FoldedConv2d,
+    conv2: FoldedConv2d,
+    shortcut: Option<FoldedConv2d>,
+}
+
+impl Module for FoldedBlock {
+    fn kind(&self) -> &'static str {
+        "FoldedBlock"
+    }
+
+    fn forward(&self, x: &Tensor, ctx: &mut Context) -> Result<Tensor> {
+        let y = self.conv1.forward(x, ctx)?;
+        match &self.shortcut {
+            Some(shortcut) => self.conv2.forward_add(&y, Some(&shortcut.forward(x, ctx)?)),
+            None => self.conv2.forward_add(&y, Some(x)),
+        }
+    }
+
+    fn visit<'a>(&'a self, prefix: &str, f: &mut dyn FnMut(String, &'a Parameter)) {
+        self.conv1.visit(&format!("{prefix}conv1."), f);
+        self.conv2.visit(&format!("{prefix}conv2."), f);
+        if let Some(shortcut) = &self.shortcut {
+            shortcut.visit(&format!("{prefix}shortcut.0."), f);
+        }
+    }
+
+    fn describe(&self, name: &str, x: &[usize], rows: &mut Vec<LayerRow>) -> Result<Vec<usize>> {
+        let y = self.conv1.describe(&join(name, "conv1"), x, rows)?;
+        if let Some(shortcut) = &self.shortcut {
+            shortcut.describe(&join(name, "shortcut.0"), x, rows)?;
+        }
+        self.conv2.describe(&join(name, "conv2"), &y, rows)
     }
 }

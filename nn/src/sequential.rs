@@ -1,5 +1,7 @@
 //! Modules one after the other.
 
+use std::sync::Arc;
+
 use tilegrad_engine::{Result, Tensor};
 
 use crate::module::{Context, LayerRow, Module, Parameter};
@@ -8,7 +10,7 @@ use crate::module::{Context, LayerRow, Module, Parameter};
 /// `features.0.weight`.
 #[derive(Default)]
 pub struct Sequential {
-    children: Vec<(String, Box<dyn Module>)>,
+    children: Vec<(String, Arc<dyn Module>)>,
 }
 
 impl Sequential {
@@ -20,8 +22,30 @@ impl Sequential {
     /// Appends a child. Where PyTorch counts layers that are fused here (a relu inside a
     /// convolution), the caller skips their numbers: `.with("0", conv_with_relu).with("2", pool)`.
     pub fn with(mut self, name: impl Into<String>, child: impl Module + 'static) -> Self {
-        self.children.push((name.into(), Box::new(child)));
+        self.children.push((name.into(), Arc::new(child)));
         self
+    }
+
+    /// The children for inference; one that a convolution takes in is left out.
+    pub(crate) fn fold(&self) -> Result<Sequential> {
+        let mut children = Vec::with_capacity(self.children.len());
+        let mut rest = self.children.iter().peekable();
+        while let Some((name, child)) = rest.next() {
+            let affine = match rest.peek() {
+                Some((_, next)) => next.channel_affine()?,
+                None => None,
+            };
+            let both = affine.map(|affine| child.folded_with(&affine)).transpose()?.flatten();
+            let folded = match both {
+                Some(both) => {
+                    rest.next();
+                    both
+                }
+                None => child.folded()?.unwrap_or_else(|| child.clone()),
+            };
+            children.push((name.clone(), folded));
+        }
+        Ok(Sequential { children })
     }
 
     /// Number of children.
@@ -62,8 +86,12 @@ impl Module for Sequential {
         Ok(shape)
     }
 
+    fn folded(&self) -> Result<Option<Arc<dyn Module>>> {
+        Ok(Some(Arc::new(self.fold()?)))
+    }
+
     fn flattened(&self) -> Vec<(String, [usize; 3])> {
-        let below = |(name, child): &(String, Box<dyn Module>)| {
+        let below = |(name, child): &(String, Arc<dyn Module>)| {
             let inner = child.flattened().into_iter();
             inner.map(|(weight, hwc)| (join(name, &weight), hwc)).collect::<Vec<_>>()
         };

@@ -1,9 +1,10 @@
 //! Convolutions: strides, padding, dilation, groups, kernels, odd channels, maps of every size, the
 //! models' shapes.
 
-use tilegrad_engine::{Activation, Conv2dOptions, Tensor, ops};
+use tilegrad_engine::{Activation, Conv2dOptions, Error, Tensor, ops};
+use tilegrad_kernels::Conv2dArgs;
 
-use crate::{Case, ErrorCase, Special, Tolerance, normal};
+use crate::{Case, ErrorCase, Input, Special, Tolerance, normal, same_bits};
 
 /// Sizes and options of one convolution.
 #[derive(Clone, Copy)]
@@ -65,6 +66,34 @@ impl Conv {
         let options = self.options;
         Case::new("conv2d", inputs, move |x| {
             ops::conv2d(&x[0], &x[1], x.get(2), options, activation)
+        })
+        .note(format!("{} {activation:?}", self.label()))
+        .tolerance(Tolerance::sum(self.terms()))
+        .exact()
+    }
+}
+
+impl Conv {
+    /// Inference: the filter and the bias are constants, a residual may be added. The second of two
+    /// calls uses what the first one kept; it must give the same bits.
+    fn inference(self, bias: bool, residual: bool, activation: Activation) -> Case {
+        let mut inputs = vec![normal(&self.x), normal(&self.filter()).untracked()];
+        if bias {
+            inputs.push(normal(&[self.c_out]).untracked());
+        }
+        let args = Conv2dArgs::new(&self.x, &self.filter(), self.options).expect("a good case");
+        if residual {
+            inputs.push(normal(&args.y_shape()));
+        }
+        let options = self.options;
+        Case::new("conv2d_inference", inputs, move |x| {
+            let (b, r) = (bias.then(|| &x[2]), residual.then(|| &x[x.len() - 1]));
+            let run = || ops::conv2d_inference(&x[0], &x[1], b, r, options, activation);
+            let (first, second) = (run()?.to_f64_vec()?, run()?);
+            match same_bits(&second.to_f64_vec()?, &first) {
+                Ok(()) => Ok(second),
+                Err(e) => Err(Error::argument("conv2d_inference", format!("second call: {e}"))),
+            }
         })
         .note(format!("{} {activation:?}", self.label()))
         .tolerance(Tolerance::sum(self.terms()))
@@ -153,6 +182,7 @@ pub fn cases() -> Vec<Case> {
     for (index, conv) in convolutions().into_iter().enumerate() {
         let activation = if index % 3 == 2 { Activation::Relu } else { Activation::Identity };
         cases.push(conv.case(index % 2 == 0, activation));
+        cases.push(conv.inference(index % 2 == 1, index % 5 < 3, activation));
     }
     let small = conv([2, 5, 6, 3], 4, [3, 3]).padding(1);
     for activation in [Activation::Identity, Activation::Relu] {
@@ -161,6 +191,7 @@ pub fn cases() -> Vec<Case> {
         }
     }
     cases.extend(small.case(true, Activation::Relu).with(&Special::ALL));
+    cases.extend(small.inference(true, true, Activation::Relu).with(&Special::ALL));
     cases.extend(small.stride(2).case(true, Activation::Relu).with(&[Special::OneNan]));
     cases.extend(
         conv([2, 5, 6, 3], 16, [1, 1]).case(false, Activation::Identity).with(&Special::ALL),
@@ -180,7 +211,32 @@ pub fn errors() -> Vec<ErrorCase> {
         )
     };
     let plain = Conv2dOptions::default();
+    let inference = |inputs: [Input; 4], message: &str| {
+        let run = move |x: &[Tensor]| {
+            let (bias, residual) = (Some(&x[2]), Some(&x[3]));
+            ops::conv2d_inference(&x[0], &x[1], bias, residual, plain, Activation::Relu)
+        };
+        ErrorCase::new("conv2d_inference", inputs, run, format!("conv2d_inference: {message}"))
+    };
+    let (x, filter, bias) = (normal(&[2, 4, 4, 3]), normal(&[5, 3, 3, 3]), normal(&[5]));
+    let (constant_filter, constant_bias) = (filter.clone().untracked(), bias.clone().untracked());
     vec![
+        inference(
+            [x.clone(), filter.clone(), constant_bias.clone(), normal(&[2, 2, 2, 5])],
+            "no gradient reaches the filter, so a tracked tensor must be detached first",
+        ),
+        inference(
+            [x.clone(), constant_filter.clone(), bias.clone(), normal(&[2, 2, 2, 5])],
+            "no gradient reaches the bias, so a tracked tensor must be detached first",
+        ),
+        inference(
+            [x.clone(), constant_filter.clone(), constant_bias, normal(&[2, 4, 4, 5])],
+            "residual must be [2, 2, 2, 5], got [2, 4, 4, 5]",
+        ),
+        inference(
+            [x, constant_filter, normal(&[4]).untracked(), normal(&[2, 2, 2, 5])],
+            "bias must be [5], got [4]",
+        ),
         refuse(
             &[8, 16, 16, 32],
             &[64, 3, 3, 16],

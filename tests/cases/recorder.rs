@@ -41,6 +41,7 @@ macro_rules! forward {
 forward! {
     fn device() -> Device;
     fn description() -> String;
+    fn choices() -> Vec<String>;
     fn upload(dtype: Dtype, bytes: &[u8]) -> Result<Buffer>;
     fn download(x: &Buffer) -> Result<Vec<u8>>;
     fn fill(dtype: Dtype, len: usize, value: f64) -> Result<Buffer>;
@@ -65,6 +66,10 @@ forward! {
     fn matmul(args: &MatmulArgs, a: &Buffer, b: &Buffer, bias: Option<&Buffer>) -> Result<Buffer>;
     fn conv2d_forward(
         args: &Conv2dArgs, activation: Activation, x: &Buffer, filter: &Buffer, bias: Option<&Buffer>,
+    ) -> Result<Buffer>;
+    fn conv2d_inference(
+        args: &Conv2dArgs, activation: Activation, x: &Buffer, filter: &Buffer, bias: Option<&Buffer>,
+        residual: Option<&Buffer>,
     ) -> Result<Buffer>;
     fn conv2d_backward_data(args: &Conv2dArgs, filter: &Buffer, dy: &Buffer) -> Result<Buffer>;
     fn conv2d_backward_filter(args: &Conv2dArgs, x: &Buffer, dy: &Buffer) -> Result<Buffer>;

@@ -13,7 +13,8 @@ use tilegrad_engine::profile::{self, Pass};
 use tilegrad_engine::{Backend, Dtype, Tensor, no_grad};
 use tilegrad_kernels::philox::{Purpose, Stream};
 use tilegrad_nn::{
-    Context, Model, ModelConfig, Module, Optimizer, ParamGroup, Setting, Sgd, SgdConfig, loss,
+    Context, Model, ModelConfig, Module, Optimizer, ParamGroup, Setting, Sgd, SgdConfig,
+    fold_batch_norm, loss,
 };
 
 use crate::device::{self, Compute};
@@ -61,7 +62,8 @@ pub struct Args {
     /// One JSON line
     #[arg(long)]
     json: bool,
-    /// Show where the time of the timed steps went, op by op (this makes them a little slower)
+    /// Show where the time of the timed steps went, op by op (this makes them a little slower), and
+    /// which algorithms were chosen
     #[arg(long)]
     profile: bool,
 }
@@ -78,7 +80,8 @@ pub fn run(args: Args) -> Result<()> {
     let precision = device::precision("dtype", &args.dtype)?;
     let compute = Compute::open(&args.device, args.threads)?;
     let (mut times, profile) = compute.enter(|| {
-        let mut bench = Bench::new(&compute.backend, ModelConfig::new(kind, CLASSES), args.batch)?;
+        let mut bench =
+            Bench::new(&compute.backend, ModelConfig::new(kind, CLASSES), args.batch, args.mode)?;
         bench.precision = precision;
         let mut times = Vec::with_capacity(args.steps);
         for step in 0..WARM_UP + args.steps {
@@ -132,11 +135,17 @@ pub fn run(args: Args) -> Result<()> {
             memory.peak as f64 / 1048576.0
         )?;
     }
-    print_profile(&profile, args.steps, args.json)
+    let choices = if args.profile { compute.backend.choices() } else { Vec::new() };
+    print_profile(&profile, &choices, args.steps, args.json)
 }
 
-/// Ops by time. Beside a JSON line it goes to stderr.
-fn print_profile(rows: &[profile::Row], steps: usize, to_stderr: bool) -> Result<()> {
+/// Ops by time, and the algorithms that were chosen. Beside a JSON line it goes to stderr.
+fn print_profile(
+    rows: &[profile::Row],
+    choices: &[String],
+    steps: usize,
+    to_stderr: bool,
+) -> Result<()> {
     if rows.is_empty() {
         return Ok(());
     }
@@ -153,6 +162,7 @@ fn print_profile(rows: &[profile::Row], steps: usize, to_stderr: bool) -> Result
             100.0 * row.seconds / total
         ));
     }
+    lines.extend(choices.iter().cloned());
     for line in lines {
         if to_stderr {
             eprintln!("{line}");
@@ -166,6 +176,8 @@ fn print_profile(rows: &[profile::Row], steps: usize, to_stderr: bool) -> Result
 /// A model with random images.
 struct Bench {
     model: Model,
+    /// The model for inference, where that is timed.
+    folded: Option<Model>,
     sgd: Sgd,
     x: Tensor,
     labels: Tensor,
@@ -173,7 +185,12 @@ struct Bench {
 }
 
 impl Bench {
-    fn new(backend: &Arc<dyn Backend>, config: ModelConfig, batch: usize) -> Result<Self> {
+    fn new(
+        backend: &Arc<dyn Backend>,
+        config: ModelConfig,
+        batch: usize,
+        mode: Mode,
+    ) -> Result<Self> {
         let model = Model::new(backend, config, 0)?;
         let groups = ParamGroup::decay_all(5e-4);
         let sgd = Sgd::new(SgdConfig { momentum: 0.9, nesterov: false, dampening: 0.0 }, groups);
@@ -186,6 +203,10 @@ impl Bench {
         let labels: Vec<i32> =
             (0..batch as u64).map(|i| stream.below(i, CLASSES as u32) as i32).collect();
         Ok(Bench {
+            folded: match mode {
+                Mode::Train => None,
+                Mode::Infer => Some(fold_batch_norm(&model)?),
+            },
             model,
             sgd,
             x: Tensor::from_slice(backend, &pixels, &shape)?,
@@ -208,8 +229,9 @@ impl Bench {
     }
 
     fn infer_step(&mut self) -> Result<()> {
+        let model = self.folded.as_ref().unwrap_or(&self.model);
         let mut context = Context::eval().with_precision(self.precision);
-        no_grad(|| self.model.forward(&self.x, &mut context))?;
+        no_grad(|| model.forward(&self.x, &mut context))?;
         Ok(())
     }
 }

@@ -142,6 +142,8 @@ struct Trainer {
     batch_size: usize,
     /// Steps that the last save holds.
     saved_step: u64,
+    /// Whether this process has made no step yet.
+    first_step: bool,
     run: RunDir,
     progress: Progress,
 }
@@ -197,6 +199,7 @@ impl Trainer {
             meta,
             batch_size: 0,
             saved_step: position.step,
+            first_step: true,
             position,
             precision,
             run,
@@ -268,6 +271,13 @@ impl Trainer {
         }
     }
 
+    /// Writes which algorithms the device chose to the log; that is too much for the terminal.
+    fn log_choices(&mut self) {
+        for line in self.compute.backend.choices() {
+            self.run.log(&line);
+        }
+    }
+
     /// Whether no epoch is left.
     fn ended(&self) -> bool {
         self.position.finished || self.position.epoch >= self.config.epochs
@@ -313,6 +323,9 @@ impl Trainer {
             let clock = Instant::now();
             let stats = self.step(&mut batches)?;
             self.position.add(&stats, clock.elapsed().as_secs_f64());
+            if std::mem::take(&mut self.first_step) {
+                self.log_choices();
+            }
             let sums = &self.position.sums;
             self.progress.step(&mut self.run, self.position.epoch, sums.steps, steps, sums);
             let every = self.config.save_every;

@@ -15,10 +15,12 @@
 //!   dx[n, iy, ix, c] = Σ g[n, oy, ox, o] F[o, ky, kx, c] over all o and taps that read (iy, ix)
 //!   dF[o, ky, kx, c] = Σ_{n, oy, ox} g[n, oy, ox, o] x[n, iy, ix, c]
 //!   db_o             = Σ_{n, oy, ox} g[n, oy, ox, o]
+//! For inference, a residual r of y's shape is added before the activation (dr = g), and F and b are
+//! constants.
 
 use tilegrad_kernels::{Conv2dArgs, Reduce, ReduceArgs, Unary};
 
-use super::expect_shape;
+use super::{expect_constant, expect_shape};
 use crate::{Activation, Backend, Conv2dOptions, Op, Result, Saved, Tensor, apply};
 
 const OP: &str = "conv2d";
@@ -98,6 +100,100 @@ impl Op for Conv2d {
         if needs[0] {
             let dx = be.conv2d_backward_data(&self.args, filter.buffer(), g.buffer())?;
             gradients[0] = Some(g.wrap(dx, &self.args.x_shape()));
+        }
+        Ok(gradients)
+    }
+}
+
+const INFERENCE: &str = "conv2d_inference";
+
+/// Inputs x, filter, perhaps bias, perhaps residual.
+struct Conv2dInference {
+    args: Conv2dArgs,
+    activation: Activation,
+    has_residual: bool,
+}
+
+/// y = activation(x * filter + bias + residual), with `residual` of y's shape, the rest as in
+/// [`conv2d()`](conv2d). The filter and the bias are constants: untracked. What the device derives
+/// from the filter may be kept with it, so that the next call with the same tensor is faster.
+pub fn conv2d_inference(
+    x: &Tensor,
+    filter: &Tensor,
+    bias: Option<&Tensor>,
+    residual: Option<&Tensor>,
+    options: Conv2dOptions,
+    activation: Activation,
+) -> Result<Tensor> {
+    let args = Conv2dArgs::new(x.shape(), filter.shape(), options)?;
+    expect_constant(INFERENCE, "the filter", filter)?;
+    let mut inputs = vec![x, filter];
+    if let Some(bias) = bias {
+        expect_shape(INFERENCE, "bias", bias, &[args.c_out])?;
+        expect_constant(INFERENCE, "the bias", bias)?;
+        inputs.push(bias);
+    }
+    if let Some(residual) = residual {
+        expect_shape(INFERENCE, "residual", residual, &args.y_shape())?;
+        inputs.push(residual);
+    }
+    apply(Conv2dInference { args, activation, has_residual: residual.is_some() }, &inputs)
+}
+
+impl Op for Conv2dInference {
+    fn name(&self) -> &'static str {
+        INFERENCE
+    }
+
+    fn forward(&self, be: &dyn Backend, inputs: &[&Tensor]) -> Result<(Tensor, Saved)> {
+        let (x, filter) = (inputs[0], inputs[1]);
+        let (bias, residual) = match inputs[2..] {
+            [residual] if self.has_residual => (None, Some(residual)),
+            [bias, residual] => (Some(bias), Some(residual)),
+            [bias] => (Some(bias), None),
+            _ => (None, None),
+        };
+        let y = be.conv2d_inference(
+            &self.args,
+            self.activation,
+            x.buffer(),
+            filter.buffer(),
+            bias.map(Tensor::buffer),
+            residual.map(Tensor::buffer),
+        )?;
+        let y = x.wrap(y, &self.args.y_shape());
+        let saved = match self.activation {
+            Activation::Identity => Saved::new([filter]),
+            Activation::Relu => Saved::new([filter, &y]),
+        };
+        Ok((y, saved))
+    }
+
+    fn backward(
+        &self,
+        be: &dyn Backend,
+        saved: Saved,
+        dy: Tensor,
+        needs: &[bool],
+    ) -> Result<Vec<Option<Tensor>>> {
+        let (filter, g) = match self.activation {
+            Activation::Identity => {
+                let [filter] = saved.take();
+                (filter, dy)
+            }
+            Activation::Relu => {
+                let [filter, y] = saved.take();
+                let g = be.unary_backward(Unary::Relu, y.buffer(), dy.buffer())?;
+                (filter, y.like(g))
+            }
+        };
+        let mut gradients = vec![None; needs.len()];
+        if needs[0] {
+            let dx = be.conv2d_backward_data(&self.args, filter.buffer(), g.buffer())?;
+            gradients[0] = Some(g.wrap(dx, &self.args.x_shape()));
+        }
+        if self.has_residual && needs.last() == Some(&true) {
+            gradients[needs.len() - 1] = Some(g);
         }
         Ok(gradients)
     }

@@ -56,7 +56,7 @@ pub use self::{
     batch_norm::{BatchNorm, batch_norm, batch_norm_inference},
     cast::cast,
     concat::concat,
-    conv2d::conv2d,
+    conv2d::{conv2d, conv2d_inference},
     cross_entropy::cross_entropy,
     div::div,
     dropout::dropout,

@@ -29,6 +29,10 @@ impl Backend for Cpu {
         format!("cpu, {}, {} threads", self.isa(), self.threads())
     }
 
+    fn choices(&self) -> Vec<String> {
+        self.choices.lines()
+    }
+
     fn upload(&self, dtype: Dtype, bytes: &[u8]) -> Result<Buffer> {
         memory::upload(self, dtype, bytes)
     }
@@ -192,6 +196,26 @@ impl Backend for Cpu {
             return self.narrow_one(dtype, y);
         }
         typed!(x, conv2d::forward(self, args, activation, x, filter, bias))
+    }
+
+    fn conv2d_inference(
+        &self,
+        args: &Conv2dArgs,
+        activation: Activation,
+        x: &Buffer,
+        filter: &Buffer,
+        bias: Option<&Buffer>,
+        residual: Option<&Buffer>,
+    ) -> Result<Buffer> {
+        if let Some(dtype) = f16(x) {
+            let [x, filter] = self.widen("conv2d", [x, filter])?;
+            let bias = self.widen_some("conv2d", dtype, bias)?;
+            let residual = self.widen_some("conv2d", dtype, residual)?;
+            let (bias, residual) = (bias.as_ref(), residual.as_ref());
+            let y = self.conv2d_inference(args, activation, &x, &filter, bias, residual);
+            return self.narrow_one(dtype, y);
+        }
+        typed!(x, conv2d::inference::forward(self, args, activation, x, filter, bias, residual))
     }
 
     fn conv2d_backward_data(

@@ -31,6 +31,8 @@ use std::sync::Arc;
 use crate::host::{self, HostMemory, Pool};
 use crate::*;
 pub use conv2d::ConvAlgorithm;
+use conv2d::choice::Choices;
+pub use conv2d::choice::ConvPass;
 use simd::Isa;
 use threads::Threads;
 
@@ -42,7 +44,8 @@ pub struct CpuOptions {
     /// Instruction set; by default the strongest that the machine has (or that `TILEGRAD_CPU_ISA`
     /// names).
     pub isa: Option<Isa>,
-    /// Convolution algorithm to use wherever it applies; by default chosen by shape.
+    /// Convolution algorithm to use wherever it applies; by default that of the table
+    /// `conv2d/choice.txt` (or the one that `TILEGRAD_CPU_CONV` names).
     pub conv: Option<ConvAlgorithm>,
     /// Fill every new buffer with NaN before a kernel writes it, so that an element it forgets
     /// shows. For tests.
@@ -55,6 +58,7 @@ pub struct Cpu {
     threads: Threads,
     isa: Isa,
     conv: Option<ConvAlgorithm>,
+    choices: Choices,
 }
 
 impl Cpu {
@@ -73,7 +77,12 @@ impl Cpu {
         }
         let memory = Pool::new(Device::Cpu);
         memory.set_poison(options.poison);
-        Ok(Cpu { memory, threads: Threads::new(options.threads)?, isa, conv: options.conv })
+        let conv = match (options.conv, std::env::var("TILEGRAD_CPU_CONV")) {
+            (None, Ok(name)) => Some(name.parse()?),
+            (conv, _) => conv,
+        };
+        let threads = Threads::new(options.threads)?;
+        Ok(Cpu { memory, threads, isa, conv, choices: Choices::default() })
     }
 
     /// The instruction set in use.

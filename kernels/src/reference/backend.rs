@@ -188,6 +188,27 @@ impl Backend for Reference {
         })
     }
 
+    fn conv2d_inference(
+        &self,
+        args: &Conv2dArgs,
+        activation: Activation,
+        x: &Buffer,
+        filter: &Buffer,
+        bias: Option<&Buffer>,
+        residual: Option<&Buffer>,
+    ) -> Result<Buffer> {
+        const OP: &str = "conv2d_inference";
+        floats!(OP, x, F => {
+            let x = self.read::<F>(OP, x, args.x_elements())?;
+            let filter = self.read::<F>(OP, filter, args.filter_elements())?;
+            let bias = self.read_if::<F>(OP, bias, args.c_out)?;
+            let residual = self.read_if::<F>(OP, residual, args.y_elements())?;
+            self.output(args.y_elements(), |y| {
+                conv2d::conv2d_inference(args, activation, x, filter, bias, residual, y);
+            })
+        })
+    }
+
     fn conv2d_backward_data(
         &self,
         args: &Conv2dArgs,

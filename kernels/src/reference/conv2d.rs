@@ -52,10 +52,26 @@ pub fn conv2d_forward<F: Float>(
     bias: Option<&[F]>,
     y: &mut [F],
 ) {
+    conv2d_inference(args, activation, x, filter, bias, None, y);
+}
+
+/// y = activation(x * filter + bias + residual), residual like y.
+pub fn conv2d_inference<F: Float>(
+    args: &Conv2dArgs,
+    activation: Activation,
+    x: &[F],
+    filter: &[F],
+    bias: Option<&[F]>,
+    residual: Option<&[F]>,
+    y: &mut [F],
+) {
     for (i, y) in y.iter_mut().enumerate() {
         *y = bias.map_or(F::ZERO, |bias| bias[i % args.c_out]);
     }
     for_each_product(args, |at_x, at_filter, at_y| y[at_y] += x[at_x] * filter[at_filter]);
+    if let Some(residual) = residual {
+        y.iter_mut().zip(residual).for_each(|(y, &r)| *y += r);
+    }
     if activation == Activation::Relu {
         y.iter_mut().for_each(|y| *y = relu(*y));
     }

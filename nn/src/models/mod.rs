@@ -220,6 +220,12 @@ impl Model {
         sizes.map(|(_, p)| tilegrad_kernels::elements(&p.shape())).sum()
     }
 
+    /// See [`crate::fold_batch_norm`].
+    pub(crate) fn fold(&self) -> EngineResult<Model> {
+        let (config, flattened) = (self.config, self.flattened.clone());
+        Ok(Model { config, network: self.network.fold()?, flattened })
+    }
+
     fn check_input(&self, x: &[usize]) -> EngineResult<()> {
         if x.len() != 4 || x[1..] != self.input_shape(0)[1..] {
             let [_, h, w, c] = self.input_shape(0);

@@ -10,13 +10,18 @@
 //! (measured in `docs/cpu.md`); and it mixes the pixels of a 6x6 tile, so that a NaN or an infinity
 //! reaches all 16 outputs of the tile, and values above about 1e36 can overflow.
 
+pub mod choice;
 mod direct;
 mod filter_gradient;
+pub mod inference;
+mod packed;
 mod padding;
 mod winograd;
 
 use std::fmt;
 use std::str::FromStr;
+
+use choice::ConvPass;
 
 use super::Cpu;
 use super::scalar::Scalar;
@@ -64,16 +69,20 @@ impl FromStr for ConvAlgorithm {
     }
 }
 
+/// What is done to a sum before it is stored: relu?(· + bias + residual).
+#[derive(Clone, Copy)]
+struct Epilogue<'a, T> {
+    /// `[c_out]`
+    bias: Option<&'a [T]>,
+    /// As y.
+    residual: Option<&'a [T]>,
+    /// max(·, 0) last.
+    relu: bool,
+}
+
 /// The algorithm for one pass over `args`.
-fn choose(cpu: &Cpu, args: &Conv2dArgs) -> ConvAlgorithm {
-    let applies = winograd::applies(args);
-    match cpu.conv {
-        Some(ConvAlgorithm::Winograd) if applies => ConvAlgorithm::Winograd,
-        Some(_) => ConvAlgorithm::Direct,
-        // Below 8 channels the transforms cost more than the multiplications that they save.
-        None if applies && args.c_in >= 8 && args.c_out >= 8 => ConvAlgorithm::Winograd,
-        None => ConvAlgorithm::Direct,
-    }
+fn choose<T: Scalar>(cpu: &Cpu, pass: ConvPass, args: &Conv2dArgs) -> ConvAlgorithm {
+    cpu.choices.choose(cpu.conv, pass, T::DTYPE, args)
 }
 
 /// y = activation(x * filter + bias)
@@ -91,7 +100,7 @@ pub fn forward<T: Scalar>(
     let mut y = cpu.alloc::<T>(args.y_elements())?;
     let out = y.slice_mut(args.y_elements());
     let relu = activation == Activation::Relu;
-    match choose(cpu, args) {
+    match choose::<T>(cpu, ConvPass::Forward, args) {
         ConvAlgorithm::Direct => direct::forward(cpu, args, x, filter, bias, relu, out)?,
         ConvAlgorithm::Winograd => winograd::forward(cpu, args, x, filter, bias, relu, out)?,
     }
@@ -109,7 +118,7 @@ pub fn backward_data<T: Scalar>(
     let dy = cpu.read::<T>(OP, dy, args.y_elements())?;
     let mut dx = cpu.alloc::<T>(args.x_elements())?;
     let out = dx.slice_mut(args.x_elements());
-    match choose(cpu, args) {
+    match choose::<T>(cpu, ConvPass::BackwardData, args) {
         ConvAlgorithm::Direct => direct::backward_data(cpu, args, filter, dy, out)?,
         ConvAlgorithm::Winograd => winograd::backward_data(cpu, args, filter, dy, out)?,
     }
@@ -127,7 +136,7 @@ pub fn backward_filter<T: Scalar>(
     let dy = cpu.read::<T>(OP, dy, args.y_elements())?;
     let mut dw = cpu.alloc::<T>(args.filter_elements())?;
     let out = dw.slice_mut(args.filter_elements());
-    match choose(cpu, args) {
+    match choose::<T>(cpu, ConvPass::BackwardFilter, args) {
         ConvAlgorithm::Direct => filter_gradient::direct(cpu, args, x, dy, out)?,
         ConvAlgorithm::Winograd => winograd::filter::backward_filter(cpu, args, x, dy, out)?,
     }

@@ -22,12 +22,15 @@
 
 pub mod filter;
 mod transform;
+pub mod transformed;
 
 use std::sync::Mutex;
 
 use transform::{FilterSource, TransformFilters, TransformInput, TransformOutput};
+use transformed::Transformed;
 
 use crate::cpu::Cpu;
+use crate::cpu::conv2d::Epilogue;
 use crate::cpu::gemm::{Matrix, PackColumns, Tiles, outer_products, store_tile, sweep, zero_tile};
 use crate::cpu::scalar::Scalar;
 use crate::cpu::simd::{Kernel, Vector};
@@ -222,59 +225,8 @@ impl<T: Scalar> Convolution<'_, T> {
                 position,
             });
         });
-        let u = &*u;
-        let total = self.tiles();
-        let tiles = chunk_tiles::<T>(c, k, total, cpu.threads.count());
-        let (cp, kp) = (c.next_multiple_of(cpu.isa.lanes()), panels * nr);
-        // A line of padding a position keeps the 36 streams of a transform out of one cache set.
-        let (v_step, m_step) = (tiles * cp + 16, tiles * kp + 16);
-        let zeros = vec![T::narrow(0.0); cp];
-        let failed = Mutex::new(None);
-        let (out, y_len) = (SharedMut::new(y), y.len());
-        cpu.threads.run(total.div_ceil(tiles), |task| {
-            // V, of elements, and M, of f32.
-            let v_words = POSITIONS * v_step / T::TERMS;
-            let mut memory = match cpu.alloc::<f32>(v_words + POSITIONS * m_step) {
-                Ok(memory) => memory,
-                Err(e) => return keep(&failed, e),
-            };
-            let scratch = memory.slice_mut::<f32>(v_words + POSITIONS * m_step);
-            let (v, m) = scratch.split_at_mut(v_words);
-            let v: &mut [T] = bytemuck::cast_slice_mut(v);
-            let first = task * tiles;
-            let count = tiles.min(total - first);
-            let (v_start, v_len) = (v.as_mut_ptr(), v.len());
-            cpu.isa.run(TransformInput {
-                grid,
-                c,
-                cp,
-                x,
-                zeros: &zeros,
-                first,
-                tiles: 0..count,
-                v: v_start,
-                v_len,
-                v_step,
-                pairs: false,
-            });
-            cpu.isa.run(Multiply { u, u_step: position, v, m, v_step, m_step, c, cp, kp, count });
-            cpu.isa.run(TransformOutput {
-                grid,
-                k,
-                channels: 0..k,
-                m,
-                m_row: kp,
-                m_step,
-                first,
-                count,
-                bias,
-                relu,
-                // SAFETY: the task writes the pixels of its own tiles alone.
-                y: unsafe { out.pointer(0) },
-                y_len,
-            });
-        });
-        failed.into_inner().unwrap_or_else(|e| e.into_inner()).map_or(Ok(()), Err)
+        let epilogue = Epilogue { bias, residual: None, relu };
+        Transformed { cpu, grid, c, k, x, u, epilogue }.chunks_of_tiles(y)
     }
 
     /// Few tiles, many filters (512 x 512 channels take 38 MB transformed): a chunk of tiles is
@@ -343,6 +295,7 @@ impl<T: Scalar> Convolution<'_, T> {
                     first,
                     count,
                     bias,
+                    residual: None,
                     relu,
                     // SAFETY: the task writes its channels of the chunk's pixels alone.
                     y: unsafe { out.pointer(0) },
@@ -394,7 +347,7 @@ impl<T: Scalar> Multiply<'_, T> {
         let (u_step, words) = (self.u_step, self.c.div_ceil(T::TERMS));
         assert!(self.kp.is_multiple_of(nr) && u_step >= self.kp * words);
         assert!(self.cp >= words * T::TERMS);
-        assert!(self.u.len() >= POSITIONS * u_step);
+        assert!(self.u.len() >= (POSITIONS - 1) * u_step + self.kp * words);
         assert!(self.v.len() >= POSITIONS * self.v_step && self.v_step >= self.count * self.cp);
         assert!(self.m.len() >= POSITIONS * self.m_step && self.m_step >= self.count * self.kp);
         for position in 0..POSITIONS {

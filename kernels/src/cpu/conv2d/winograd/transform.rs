@@ -353,6 +353,8 @@ pub struct TransformOutput<'a, T> {
     pub count: usize,
     /// `[k]`
     pub bias: Option<&'a [T]>,
+    /// Added after the bias; as y.
+    pub residual: Option<&'a [T]>,
     /// max(·, 0) last.
     pub relu: bool,
     /// All images.
@@ -390,6 +392,7 @@ impl<T: Scalar> Kernel for TransformOutput<'_, T> {
             first,
             count,
             bias,
+            residual,
             relu,
             y,
             y_len,
@@ -397,6 +400,7 @@ impl<T: Scalar> Kernel for TransformOutput<'_, T> {
         assert!(m_step >= count * m_row && m.len() >= POSITIONS * m_step);
         assert!(channels.end <= k && channels.len() <= m_row && m_row.is_multiple_of(V::LANES));
         assert!(bias.is_none_or(|b| b.len() == k));
+        assert!(residual.is_none_or(|r| r.len() == y_len));
         for tile in 0..count {
             let (image, oy, ox) = grid.place(first + tile);
             let (rows, columns) = ((grid.oh - oy).min(4), (grid.ow - ox).min(4));
@@ -426,12 +430,17 @@ impl<T: Scalar> Kernel for TransformOutput<'_, T> {
                 for r in 0..rows {
                     let values = output_1d(column_of(&lines, r));
                     for (c, value) in values.into_iter().enumerate().take(columns) {
-                        let value = if bias.is_some() { value.add(shift) } else { value };
-                        let value = if relu { value.relu() } else { value };
-                        // SAFETY: the pixel lies inside y by the assertion above; lanes beyond k
-                        // are not written.
+                        let mut value = if bias.is_some() { value.add(shift) } else { value };
+                        let at = corner + (r * grid.ow + c) * k + lane;
+                        // SAFETY: the pixel lies inside y, and so inside the residual, by the
+                        // assertions above; lanes beyond k are neither read nor written.
                         unsafe {
-                            let p = y.add(corner + (r * grid.ow + c) * k + lane);
+                            if let Some(residual) = residual {
+                                let residual = residual.as_ptr().add(at);
+                                value = value.add(T::load_partial(residual, n));
+                            }
+                            let value = if relu { value.relu() } else { value };
+                            let p = y.add(at);
                             if n >= V::LANES {
                                 T::store(value, p)
                             } else {

@@ -1,0 +1,143 @@
+//! `cargo bench --bench conv_choice -- --write`: times every convolution algorithm on a grid of sizes and
+//! writes the table that the CPU backend chooses by, `kernels/src/cpu/conv2d/choice.txt`.
+//!
+//! Sizes are those between which the models' layers lie. The two algorithms are timed in turn, and the
+//! median of each counts. Without `--write` the table is only printed.
+//!
+//!     cargo bench --bench conv_choice -- [--write] [--threads T]
+
+use std::fmt::Write as _;
+use std::hint::black_box;
+use std::time::Instant;
+
+use tilegrad_kernels::cpu::{ConvAlgorithm, ConvPass, Cpu, CpuOptions};
+use tilegrad_kernels::{Activation, Backend, Buffer, Conv2dArgs, Conv2dOptions, Dtype, upload};
+
+const TABLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/kernels/src/cpu/conv2d/choice.txt");
+/// Channels in and out, and side of the image.
+const LAYERS: [(usize, usize, usize); 15] = [
+    (3, 16, 32),
+    (3, 64, 32),
+    (8, 8, 32),
+    (16, 16, 32),
+    (16, 32, 16),
+    (32, 32, 16),
+    (32, 64, 32),
+    (64, 64, 32),
+    (64, 64, 8),
+    (64, 128, 16),
+    (128, 128, 16),
+    (128, 128, 8),
+    (256, 256, 8),
+    (256, 256, 4),
+    (512, 512, 4),
+];
+const BATCHES: [usize; 4] = [1, 8, 32, 128];
+/// Seconds for a point and algorithm.
+const BUDGET: f64 = 0.08;
+
+fn random(cpu: &Cpu, dtype: Dtype, len: usize, seed: usize) -> Buffer {
+    let values: Vec<f32> =
+        (0..len).map(|i| ((i + seed) * 7919 % 1000) as f32 / 500.0 - 1.0).collect();
+    let values = upload(cpu, &values).expect("memory for a benchmark");
+    if dtype == Dtype::F32 { values } else { cpu.cast(&values, dtype).expect("memory") }
+}
+
+/// The inputs of one convolution.
+struct Inputs {
+    args: Conv2dArgs,
+    x: Buffer,
+    filter: Buffer,
+    bias: Buffer,
+    y: Buffer,
+}
+
+impl Inputs {
+    fn new(cpu: &Cpu, dtype: Dtype, args: Conv2dArgs) -> Inputs {
+        let random = |len, seed| random(cpu, dtype, len, seed);
+        Inputs {
+            x: random(args.x_elements(), 1),
+            filter: random(args.filter_elements(), 2),
+            bias: random(args.c_out, 3),
+            y: random(args.y_elements(), 4),
+            args,
+        }
+    }
+
+    fn run(&self, cpu: &Cpu, pass: ConvPass) {
+        let Inputs { args, x, filter, bias, y } = self;
+        let (relu, bias) = (Activation::Relu, Some(bias));
+        let result = match pass {
+            ConvPass::Forward => cpu.conv2d_forward(args, relu, x, filter, bias),
+            ConvPass::Inference => cpu.conv2d_inference(args, relu, x, filter, bias, Some(y)),
+            ConvPass::BackwardData => cpu.conv2d_backward_data(args, filter, y),
+            ConvPass::BackwardFilter => cpu.conv2d_backward_filter(args, x, y),
+        };
+        black_box(result.expect("valid arguments"));
+    }
+}
+
+/// Median microseconds on each backend, taken in turn.
+fn times(cpus: &[Cpu; 2], inputs: &Inputs, pass: ConvPass) -> [f64; 2] {
+    let mut samples = [vec![], vec![]];
+    cpus.iter().for_each(|cpu| inputs.run(cpu, pass));
+    let begin = Instant::now();
+    while samples[0].len() < 3 || begin.elapsed().as_secs_f64() < 2.0 * BUDGET {
+        for (cpu, samples) in cpus.iter().zip(&mut samples) {
+            let start = Instant::now();
+            inputs.run(cpu, pass);
+            samples.push(start.elapsed().as_secs_f64() * 1e6);
+        }
+    }
+    samples.map(|mut samples| {
+        samples.sort_by(f64::total_cmp);
+        samples[samples.len() / 2]
+    })
+}
+
+fn main() {
+    let mut args = std::env::args().skip(1).filter(|arg| arg != "--bench");
+    let (mut write, mut threads) = (false, None);
+    while let Some(arg) = args.next() {
+        match arg.as_str() {
+            "--write" => write = true,
+            "--threads" => threads = args.next().and_then(|n| n.parse().ok()),
+            other => panic!("unknown argument {other}: expected --write or --threads N"),
+        }
+    }
+    let cpus = [ConvAlgorithm::Direct, ConvAlgorithm::Winograd].map(|conv| {
+        Cpu::new(CpuOptions { conv: Some(conv), threads, ..CpuOptions::default() })
+            .expect("a CPU backend")
+    });
+    let mut table = format!(
+        "# Which convolution is the fastest. Written by: cargo bench --bench conv_choice -- --write\n\
+         # on {}\n\
+         # pass dtype c_in c_out tiles us-direct us-winograd\n",
+        cpus[0].description()
+    );
+    print!("{table}");
+    for dtype in [Dtype::F32, Dtype::BF16] {
+        for (c_in, c_out, side) in LAYERS {
+            for batch in BATCHES {
+                let options = Conv2dOptions { padding: [1, 1], ..Conv2dOptions::default() };
+                let shape = [batch, side, side, c_in];
+                let args = Conv2dArgs::new(&shape, &[c_out, 3, 3, c_in], options).expect("valid");
+                let inputs = Inputs::new(&cpus[0], dtype, args);
+                let tiles = batch * side.div_ceil(4).pow(2);
+                for pass in ConvPass::ALL {
+                    let [direct, winograd] = cpus[0].enter(|| times(&cpus, &inputs, pass));
+                    let row = format!(
+                        "{pass} {} {c_in} {c_out} {tiles} {direct:.0} {winograd:.0}",
+                        dtype.name()
+                    );
+                    println!("{row}");
+                    writeln!(table, "{row}").expect("text");
+                }
+            }
+        }
+    }
+    if write {
+        std::fs::write(TABLE, table).expect("the source tree is writable");
+        println!("written to {TABLE}");
+    }
+}

@@ -1,7 +1,10 @@
 //! Worker threads: a rayon pool and the two shapes of loop that kernels use.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
+use rayon::Yield;
 use rayon::prelude::*;
 
 use crate::{Device, Error, Result};
@@ -10,8 +13,22 @@ use crate::{Device, Error, Result};
 /// against the few microseconds that handing out a task costs.
 pub const TASK_ELEMENTS: usize = 16 * 1024;
 
+/// How long a thread looks for work after its last: longer than what lies between two kernels of a
+/// network, short against a scheduler's time slice.
+const WATCH: Duration = Duration::from_micros(100);
+
 /// A pool of worker threads.
-pub struct Threads(rayon::ThreadPool);
+///
+/// At batch 1 a kernel takes some 10 µs and a network is twenty of them in a row. Rayon's threads go
+/// to sleep after a few looks for work, and a thread that has to be woken comes too late for such a
+/// kernel, every time: so a job on each of them looks longer.
+pub struct Threads {
+    pool: rayon::ThreadPool,
+    /// Threads that look for work.
+    watching: Arc<AtomicUsize>,
+    /// Whether there is a core for each thread to look for work on.
+    may_watch: bool,
+}
 
 impl Threads {
     /// `count` threads; by default one a core that this process may use.
@@ -23,18 +40,22 @@ impl Threads {
             .num_threads(count.unwrap_or(0))
             .thread_name(|i| format!("tilegrad-{i}"))
             .build()
-            .map(Threads)
+            .map(|pool| {
+                let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
+                let may_watch = pool.current_num_threads() <= cores;
+                Threads { pool, watching: Arc::default(), may_watch }
+            })
             .map_err(|e| Error::Unavailable { device: Device::Cpu, reason: e.to_string() })
     }
 
     /// Number of threads.
     pub fn count(&self) -> usize {
-        self.0.current_num_threads()
+        self.pool.current_num_threads()
     }
 
     /// Runs `f` on a worker thread.
     pub fn enter<R: Send>(&self, f: impl FnOnce() -> R + Send) -> R {
-        self.0.install(f)
+        self.pool.install(f)
     }
 
     /// Runs `task(0)` to `task(count - 1)`, in any order, on any thread.
@@ -68,6 +89,7 @@ impl Threads {
         let done = AtomicUsize::new(0);
         let (first_shares, second_shares) = (self.shares(firsts), self.shares(seconds));
         self.enter(|| {
+            self.watch();
             let threads = self.count().min(firsts.max(seconds));
             (0..threads).into_par_iter().with_max_len(1).for_each(|_| {
                 // A thread that is late finds none left, and nobody waits for it to wake up.
@@ -86,6 +108,30 @@ impl Threads {
                 }
                 second_shares.for_each(second);
             });
+        });
+    }
+
+    /// Makes the other threads look for work, if they do not already. To be called on a thread of the
+    /// pool.
+    fn watch(&self) {
+        if !self.may_watch || self.watching.load(Ordering::Relaxed) > 0 {
+            return;
+        }
+        let caller = rayon::current_thread_index();
+        self.watching.store(self.count() - 1, Ordering::Relaxed);
+        let watching = self.watching.clone();
+        self.pool.spawn_broadcast(move |context| {
+            if Some(context.index()) == caller {
+                return;
+            }
+            let mut last = Instant::now();
+            while last.elapsed() < WATCH {
+                match rayon::yield_now() {
+                    Some(Yield::Executed) => last = Instant::now(),
+                    _ => std::hint::spin_loop(),
+                }
+            }
+            watching.fetch_sub(1, Ordering::Relaxed);
         });
     }
 

@@ -1,7 +1,7 @@
 //! Which algorithm computes a convolution.
 //!
 //! Measured, not reasoned: `choice.txt` holds the times of every algorithm on a grid of sizes, and a
-//! convolution takes what was fastest at the nearest point of the grid. `cargo bench --bench
+//! convolution takes what was better at the nearest point of the grid. `cargo bench --bench
 //! conv_choice -- --write` makes the file anew on the machine at hand.
 //!
 //! The choice depends on sizes and dtype alone, never on threads or load, so that it cannot change
@@ -14,6 +14,9 @@ use std::sync::{LazyLock, Mutex, PoisonError};
 
 use super::{ConvAlgorithm, OP, winograd};
 use crate::{Conv2dArgs, Dtype, Error, Result};
+
+/// Winograd's error is several times that of `direct`: it must at least save a tenth of the time.
+const WORTH: f64 = 0.9;
 
 /// What is computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -88,7 +91,7 @@ impl Point {
 /// A line of the table.
 struct Row {
     point: Point,
-    fastest: ConvAlgorithm,
+    better: ConvAlgorithm,
 }
 
 impl FromStr for Row {
@@ -113,11 +116,11 @@ impl FromStr for Row {
             c_out: size(c_out)?,
             tiles: size(tiles)?,
         };
-        let fastest = match time(winograd)? < time(direct)? {
+        let better = match time(winograd)? < WORTH * time(direct)? {
             true => ConvAlgorithm::Winograd,
             false => ConvAlgorithm::Direct,
         };
-        Ok(Row { point, fastest })
+        Ok(Row { point, better })
     }
 }
 
@@ -129,11 +132,11 @@ static TABLE: LazyLock<Vec<Row>> =
     LazyLock::new(|| parse(include_str!("choice.txt")).expect("the table has a test"));
 
 /// The algorithm that `rows` have for `point`.
-fn fastest(rows: &[Row], point: &Point) -> ConvAlgorithm {
+fn better(rows: &[Row], point: &Point) -> ConvAlgorithm {
     let same = |row: &&Row| (row.point.pass, row.point.dtype) == (point.pass, point.dtype);
     let distance = |row: &&Row| row.point.distance(point);
     let nearest = rows.iter().filter(same).min_by(|a, b| distance(a).total_cmp(&distance(b)));
-    nearest.map_or(ConvAlgorithm::Direct, |row| row.fastest)
+    nearest.map_or(ConvAlgorithm::Direct, |row| row.better)
 }
 
 /// Which algorithm was taken for what, so far.
@@ -153,7 +156,7 @@ impl Choices {
         *made.entry((pass, dtype, *args)).or_insert_with(|| match forced {
             _ if !winograd::applies(args) => ConvAlgorithm::Direct,
             Some(forced) => forced,
-            None => fastest(&TABLE, &Point::new(pass, dtype, args)),
+            None => better(&TABLE, &Point::new(pass, dtype, args)),
         })
     }
 
@@ -201,7 +204,7 @@ mod tests {
     fn the_nearest_point_decides() {
         let rows = parse("forward f32 8 8 64 10 20\nforward f32 64 64 64 20 10").unwrap();
         let point = |c| Point { c_in: c, c_out: c, ..rows[0].point };
-        let nearest = |c| fastest(&rows, &point(c));
+        let nearest = |c| better(&rows, &point(c));
         assert_eq!([nearest(16), nearest(32)], [ConvAlgorithm::Direct, ConvAlgorithm::Winograd]);
     }
 

@@ -198,7 +198,7 @@ impl Pool {
             in_use,
         };
         let capacity = Self::round_up(bytes.ok_or_else(|| failure(0))?);
-        let block = {
+        let (block, fresh) = {
             let mut s = self.state();
             let room = s.limit.map_or(usize::MAX, |limit| limit.saturating_sub(s.stats.in_use));
             if capacity > room {
@@ -208,25 +208,28 @@ impl Pool {
             // of sizes that another part of the step needs would lie idle.
             let fits = capacity..=room.min(2 * capacity);
             let cached = s.free.range_mut(fits).find_map(|(_, blocks)| blocks.pop());
-            let block = match cached {
+            let (block, fresh) = match cached {
                 Some(block) => {
                     s.stats.cached -= block.capacity;
-                    block
+                    (block, false)
                 }
                 None => {
                     s.stats.system_allocations += 1;
-                    Block::from_system(capacity).ok_or_else(|| failure(s.stats.in_use))?
+                    let block = Block::from_system(capacity);
+                    (block.ok_or_else(|| failure(s.stats.in_use))?, true)
                 }
             };
             s.stats.in_use += block.capacity;
             s.stats.peak = s.stats.peak.max(s.stats.in_use);
-            block
+            (block, fresh)
         };
-        if self.poison.load(Ordering::Relaxed) {
+        let poison = self.poison.load(Ordering::Relaxed);
+        if poison {
             // SAFETY: the block holds that many bytes and is ours alone.
             unsafe { block.ptr.as_ptr().write_bytes(0xFF, block.capacity) };
         }
-        Ok(HostMemory { block: Some(block), pool: self.clone(), derived: Derived::default() })
+        let (zeros, derived) = (fresh && !poison, Derived::default());
+        Ok(HostMemory { block: Some(block), pool: self.clone(), zeros, derived })
     }
 }
 
@@ -240,6 +243,8 @@ impl Drop for Pool {
 pub struct HostMemory {
     block: Option<Block>,
     pool: Arc<Pool>,
+    /// Whether nobody has written to it since it came from the system.
+    zeros: bool,
     derived: Derived,
 }
 
@@ -260,8 +265,14 @@ impl HostMemory {
         unsafe { std::slice::from_raw_parts(block.ptr.as_ptr().cast(), len) }
     }
 
+    /// Whether all bytes are known to be zero, though the system may not have made the pages yet.
+    pub fn is_zeros(&self) -> bool {
+        self.zeros
+    }
+
     /// The first `len` elements, to write. What was derived from them is forgotten.
     pub fn slice_mut<T: Element>(&mut self, len: usize) -> &mut [T] {
+        self.zeros = false;
         self.derived.clear();
         let block = self.block();
         assert!(align_of::<T>() <= ALIGN && len <= block.capacity / size_of::<T>());

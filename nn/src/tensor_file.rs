@@ -8,6 +8,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs;
+use std::hash::Hasher;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use safetensors::SafeTensors;
 use safetensors::tensor::TensorInfo;
 use serde::Serialize;
 use tilegrad_engine::{Backend, Dtype, Tensor};
+use twox_hash::XxHash3_64;
 
 use crate::atomic_file::write_atomic;
 use crate::error::{Error, Result};
@@ -209,23 +211,23 @@ fn header<T: Content>(
     Ok(write())
 }
 
-/// FNV-1a (64 bits) of metadata, names, types, shapes and elements. It finds damage, not forgery.
+/// XXH3 (64 bits) of metadata, names, types, shapes and elements. It finds damage, not forgery.
 fn checksum<T: Content>(
     metadata: &BTreeMap<String, String>,
     tensors: &BTreeMap<String, T>,
 ) -> tilegrad_engine::Result<String> {
-    let mut hash = Fnv1a::new();
+    let mut hash = XxHash3_64::new();
     for (key, value) in metadata.iter().filter(|(key, _)| *key != CHECKSUM) {
-        hash.text(key);
-        hash.text(value);
+        hash_text(&mut hash, key);
+        hash_text(&mut hash, value);
     }
     for (name, tensor) in tensors {
-        hash.text(name);
-        hash.text(&tensor.dtype().to_string());
-        hash.text(&format!("{:?}", tensor.shape()));
+        hash_text(&mut hash, name);
+        hash_text(&mut hash, &tensor.dtype().to_string());
+        hash_text(&mut hash, &format!("{:?}", tensor.shape()));
         hash.write(&tensor.bytes()?);
     }
-    Ok(format!("fnv1a64:{:016x}", hash.0))
+    Ok(format!("xxh3:{:016x}", hash.finish()))
 }
 
 impl TensorFile {
@@ -291,25 +293,10 @@ fn parse(bytes: Vec<u8>) -> std::result::Result<Parts, String> {
     Ok((metadata, tensors))
 }
 
-/// Fowler, Noll and Vo's hash, 64 bits, variant 1a.
-struct Fnv1a(u64);
-
-impl Fnv1a {
-    fn new() -> Self {
-        Fnv1a(0xcbf2_9ce4_8422_2325)
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for &byte in bytes {
-            self.0 = (self.0 ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
-        }
-    }
-
-    /// With an end mark, so that "ab" + "c" differs from "a" + "bc".
-    fn text(&mut self, text: &str) {
-        self.write(text.as_bytes());
-        self.write(&[0xFF]);
-    }
+/// A text with an end mark, so that "ab" + "c" differs from "a" + "bc".
+fn hash_text(hash: &mut XxHash3_64, text: &str) {
+    hash.write(text.as_bytes());
+    hash.write(&[0xFF]);
 }
 
 #[cfg(test)]
@@ -334,14 +321,6 @@ mod tests {
                 ("d.weight".into(), tensor(FileDtype::F32, &[1, 2], &[0, 0, 128, 63, 0, 0, 0, 64])),
             ]),
         }
-    }
-
-    #[test]
-    fn the_hash_is_fnv1a() {
-        // Published with the algorithm: FNV-1a of "foobar".
-        let mut hash = Fnv1a::new();
-        hash.write(b"foobar");
-        assert_eq!(hash.0, 0x8594_4171_f739_67e8);
     }
 
     #[test]
@@ -371,7 +350,7 @@ mod tests {
             // entry.
             fs::write(&path, &bad).unwrap();
             if let Ok(read) = TensorFile::load(&path) {
-                let own = |(_, v): (&String, &String)| !v.starts_with("fnv1a64:");
+                let own = |(_, v): (&String, &String)| !v.starts_with("xxh3:");
                 let kept: Vec<_> = read.metadata.iter().filter(|e| own(*e)).collect();
                 assert_eq!(kept, example().metadata.iter().collect::<Vec<_>>(), "bit {bit}");
                 assert_eq!(read.tensors, example().tensors, "bit {bit}");

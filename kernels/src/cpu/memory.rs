@@ -58,7 +58,10 @@ pub fn fill(cpu: &Cpu, dtype: Dtype, len: usize, value: f64) -> Result<Buffer> {
         let value = host::cast_bytes(Dtype::F64, dtype, bytemuck::bytes_of(&value));
         let value: T = bytemuck::pod_read_unaligned(&value);
         let mut memory = cpu.alloc::<T>(len)?;
-        cpu.threads.chunks(memory.slice_mut::<T>(len), TASK_ELEMENTS, |_, y| y.fill(value));
+        // Parameters that are about to be loaded cost nothing.
+        if !(memory.is_zeros() && bytemuck::bytes_of(&value).iter().all(|&b| b == 0)) {
+            cpu.threads.chunks(memory.slice_mut::<T>(len), TASK_ELEMENTS, |_, y| y.fill(value));
+        }
         Ok(memory.into_buffer::<T>(len))
     })
 }

@@ -18,6 +18,7 @@
 use std::borrow::Cow;
 use std::sync::Mutex;
 
+use super::Epilogue;
 use super::padding::Frame;
 use crate::cpu::Cpu;
 use crate::cpu::gemm::{Matrix, PackColumns, Tiles, outer_products, store_tile, sweep, zero_tile};
@@ -59,14 +60,13 @@ struct OutLayout {
     channels: usize,
 }
 
-/// y = relu?(x * filter + bias)
+/// y = relu?(x * filter + bias + residual)
 pub fn forward<T: Scalar>(
     cpu: &Cpu,
     args: &Conv2dArgs,
     x: &[T],
     filter: &[T],
-    bias: Option<&[T]>,
-    relu: bool,
+    epilogue: Epilogue<'_, T>,
     y: &mut [T],
 ) -> Result<()> {
     let o = &args.options;
@@ -125,7 +125,7 @@ pub fn forward<T: Scalar>(
         .collect();
     let image = args.h * args.w * args.c_in;
     let out_image = args.oh * args.ow * args.c_out;
-    run(cpu, args.n, &plans, x, image, bias, relu, y, out_image)
+    run(cpu, args.n, &plans, x, image, epilogue, y, out_image)
 }
 
 /// dx from dy: a convolution of dy for each phase of the stride.
@@ -203,7 +203,7 @@ pub fn backward_data<T: Scalar>(
     }
     let image = args.oh * args.ow * args.c_out;
     let out_image = args.h * args.w * args.c_in;
-    run(cpu, args.n, &plans, dy, image, None, false, dx, out_image)
+    run(cpu, args.n, &plans, dy, image, Epilogue::none(), dx, out_image)
 }
 
 /// One axis of backward-data: which taps reach the inputs of each phase, and where in dy's frame.
@@ -274,8 +274,7 @@ fn run<T: Scalar>(
     plans: &[Plan],
     x: &[T],
     x_image: usize,
-    bias: Option<&[T]>,
-    relu: bool,
+    epilogue: Epilogue<'_, T>,
     y: &mut [T],
     y_image: usize,
 ) -> Result<()> {
@@ -321,8 +320,15 @@ fn run<T: Scalar>(
                 plan,
                 frames: if plan.frame.is_identity() { images } else { &frames[..count * size] },
                 rows,
-                bias: bias.map(|b| &b[plan.out.start..plan.out.start + plan.out.channels]),
-                relu,
+                epilogue: Epilogue {
+                    bias: epilogue
+                        .bias
+                        .map(|b| &b[plan.out.start..plan.out.start + plan.out.channels]),
+                    residual: epilogue
+                        .residual
+                        .map(|r| &r[first * y_image..(first + count) * y_image]),
+                    relu: epilogue.relu,
+                },
                 // SAFETY: the task writes the rows of its band in images `first..first + count`
                 // alone.
                 y: unsafe { out.pointer(first * y_image) },
@@ -339,8 +345,8 @@ struct Sweep<'a, T> {
     plan: &'a Plan,
     frames: &'a [T],
     rows: std::ops::Range<usize>,
-    bias: Option<&'a [T]>,
-    relu: bool,
+    /// Of the plan's channels and of the images.
+    epilogue: Epilogue<'a, T>,
     y: *mut T,
     y_image: usize,
     y_len: usize,
@@ -373,24 +379,26 @@ impl<T: Scalar> Sweep<'_, T> {
         let last = (p.out.rows - 1) * p.row_step + (p.out.columns - 1) * p.pixel_step;
         assert!(last + reach <= size && self.frames.len() >= count * size);
         assert!(p.panels.len() >= p.out.channels.div_ceil(nr) * nr * k);
+        let Epilogue { bias, residual, relu } = self.epilogue;
+        assert!(residual.is_none_or(|r| r.len() == self.y_len));
         // Columns outermost: their panel of filters stays in L2 (or L1) for all images of the task.
         for j in (0..p.out.channels).step_by(nr) {
             let columns = (p.out.channels - j).min(nr);
             for image in 0..count {
                 for row in self.rows.clone() {
+                    let at = image * self.y_image + p.out.start + row * p.out.row + j;
                     let tiles = RowTiles {
                         taps: &p.taps,
                         run: p.run,
                         pixel_step: p.pixel_step,
                         a: self.frames[image * size + row * p.row_step..].as_ptr(),
                         b: p.panels[j * k..].as_ptr(),
-                        bias: self.bias.map(|b| b[j..].as_ptr()),
-                        relu: self.relu,
+                        bias: bias.map(|b| b[j..].as_ptr()),
+                        residual: residual.map(|r| r[at..].as_ptr()),
+                        relu,
                         columns,
                         // SAFETY: the row's pixels lie inside the image; see OutLayout.
-                        y: unsafe {
-                            self.y.add(image * self.y_image + p.out.start + row * p.out.row + j)
-                        },
+                        y: unsafe { self.y.add(at) },
                         y_pixel: p.out.pixel,
                     };
                     // SAFETY: pixels below out.columns read inside the frame by the first
@@ -410,6 +418,8 @@ struct RowTiles<'a, T> {
     a: *const T,
     b: *const f32,
     bias: Option<*const T>,
+    /// As y.
+    residual: Option<*const T>,
     relu: bool,
     columns: usize,
     y: *mut T,
@@ -444,6 +454,16 @@ impl<V: Vector, T: Scalar, const NV: usize> Tiles<V, NV> for RowTiles<'_, T> {
                         T::load_partial::<V>(bias.add(start), self.columns.saturating_sub(start));
                     for row in &mut acc {
                         row[j] = row[j].add(bias);
+                    }
+                }
+            }
+            if let Some(residual) = self.residual {
+                for r in 0..MR {
+                    for j in 0..NV {
+                        let start = j * V::LANES;
+                        let at = residual.wrapping_add((row + r) * self.y_pixel + start);
+                        let n = self.columns.saturating_sub(start);
+                        acc[r][j] = acc[r][j].add(T::load_partial(at, n));
                     }
                 }
             }

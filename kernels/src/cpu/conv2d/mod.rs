@@ -80,6 +80,13 @@ struct Epilogue<'a, T> {
     relu: bool,
 }
 
+impl<T> Epilogue<'_, T> {
+    /// Stores the sums as they are.
+    fn none() -> Self {
+        Epilogue { bias: None, residual: None, relu: false }
+    }
+}
+
 /// The algorithm for one pass over `args`.
 fn choose<T: Scalar>(cpu: &Cpu, pass: ConvPass, args: &Conv2dArgs) -> ConvAlgorithm {
     cpu.choices.choose(cpu.conv, pass, T::DTYPE, args)
@@ -99,10 +106,10 @@ pub fn forward<T: Scalar>(
     let bias = bias.map(|b| cpu.read::<T>(OP, b, args.c_out)).transpose()?;
     let mut y = cpu.alloc::<T>(args.y_elements())?;
     let out = y.slice_mut(args.y_elements());
-    let relu = activation == Activation::Relu;
+    let epilogue = Epilogue { bias, residual: None, relu: activation == Activation::Relu };
     match choose::<T>(cpu, ConvPass::Forward, args) {
-        ConvAlgorithm::Direct => direct::forward(cpu, args, x, filter, bias, relu, out)?,
-        ConvAlgorithm::Winograd => winograd::forward(cpu, args, x, filter, bias, relu, out)?,
+        ConvAlgorithm::Direct => direct::forward(cpu, args, x, filter, epilogue, out)?,
+        ConvAlgorithm::Winograd => winograd::forward(cpu, args, x, filter, epilogue, out)?,
     }
     Ok(y.into_buffer::<T>(args.y_elements()))
 }

@@ -90,14 +90,13 @@ impl Grid {
     }
 }
 
-/// y = relu?(x * filter + bias)
+/// y = relu?(x * filter + bias + residual)
 pub fn forward<T: Scalar>(
     cpu: &Cpu,
     args: &Conv2dArgs,
     x: &[T],
     filter: &[T],
-    bias: Option<&[T]>,
-    relu: bool,
+    epilogue: Epilogue<'_, T>,
     y: &mut [T],
 ) -> Result<()> {
     let (c, k) = (args.c_in, args.c_out);
@@ -113,7 +112,7 @@ pub fn forward<T: Scalar>(
     });
     let source = FilterSource { data: taps, tap: c * nr, row: nr, panel: 9 * c * nr, flip: false };
     let grid = Grid::new(args.h, args.w, args.oh, args.ow, args.options.padding);
-    Convolution { grid, c, k, source, x, bias, relu }.run(cpu, y)
+    Convolution { grid, c, k, source, x, epilogue }.run(cpu, y)
 }
 
 /// `[nr, rounded up][len]` to `[len][nr]`, zeros for filters that do not exist.
@@ -157,7 +156,7 @@ pub fn backward_data<T: Scalar>(
     let padding = args.options.padding.map(|p| 2 - p);
     let grid = Grid::new(args.oh, args.ow, args.h, args.w, padding);
     let (c, k) = (args.c_out, c);
-    Convolution { grid, c, k, source, x: dy, bias: None, relu: false }.run(cpu, dx)
+    Convolution { grid, c, k, source, x: dy, epilogue: Epilogue::none() }.run(cpu, dx)
 }
 
 /// Above this many bytes of transformed filters, they are not kept: each thread transforms a panel
@@ -182,8 +181,7 @@ struct Convolution<'a, T> {
     k: usize,
     source: FilterSource<'a, T>,
     x: &'a [T],
-    bias: Option<&'a [T]>,
-    relu: bool,
+    epilogue: Epilogue<'a, T>,
 }
 
 impl<T: Scalar> Convolution<'_, T> {
@@ -201,7 +199,7 @@ impl<T: Scalar> Convolution<'_, T> {
     /// All filters are transformed first; then each task takes a chunk of tiles through all three
     /// steps in its L2.
     fn tiles_once(&self, cpu: &Cpu, y: &mut [T]) -> Result<()> {
-        let &Convolution { grid, c, k, source, x, bias, relu } = self;
+        let &Convolution { grid, c, k, source, x, epilogue } = self;
         let nr = cpu.isa.panel_width(k);
         let panels = k.div_ceil(nr);
         let words = c.div_ceil(T::TERMS);
@@ -225,7 +223,6 @@ impl<T: Scalar> Convolution<'_, T> {
                 position,
             });
         });
-        let epilogue = Epilogue { bias, residual: None, relu };
         Transformed { cpu, grid, c, k, x, u, epilogue }.chunks_of_tiles(y)
     }
 
@@ -233,7 +230,8 @@ impl<T: Scalar> Convolution<'_, T> {
     /// transformed by all threads; then each task transforms one panel of filters, which never
     /// leaves its caches, and finishes the panel's channels.
     fn filters_once(&self, cpu: &Cpu, y: &mut [T]) -> Result<()> {
-        let &Convolution { grid, c, k, source, x, bias, relu } = self;
+        let &Convolution { grid, c, k, source, x, epilogue } = self;
+        let Epilogue { bias, residual, relu } = epilogue;
         let nr = cpu.isa.panel_width(k);
         let cp = c.next_multiple_of(cpu.isa.lanes());
         let total = self.tiles();
@@ -295,7 +293,7 @@ impl<T: Scalar> Convolution<'_, T> {
                     first,
                     count,
                     bias,
-                    residual: None,
+                    residual,
                     relu,
                     // SAFETY: the task writes its channels of the chunk's pixels alone.
                     y: unsafe { out.pointer(0) },

@@ -16,8 +16,8 @@ while kill -0 $pid 2>/dev/null; do
     now=$(grep -c '^[0-9]' "$out/run/metrics.csv" 2>/dev/null || true)
     if [ "${now:-0}" -gt "$epochs" ] && [ -r /proc/$pid/status ]; then
         epochs=$now
-        awk -v e="$epochs" '/VmRSS/ {r = $2} /VmHWM/ {h = $2} END {if (r) printf "%5d %12.1f %8.1f\n", e, r / 1e3, h / 1e3}' \
-            /proc/$pid/status
+        awk -v epoch="$epochs" '/VmRSS/ { now = $2 } /VmHWM/ { peak = $2 }
+            END { if (now) printf "%5d %12.1f %8.1f\n", epoch, now / 1e3, peak / 1e3 }' /proc/$pid/status
     fi
     sleep 0.2
 done

@@ -108,3 +108,42 @@ impl Module for FoldedConv2d {
         self.0.describe(name, x, rows)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tilegrad_engine::{Dtype, cpu, no_grad};
+
+    use super::*;
+    use crate::models::{ModelConfig, ModelKind};
+
+    #[test]
+    fn every_model_computes_the_same_when_folded_and_is_not_changed() -> Result<()> {
+        let device = cpu()?;
+        let pixels: Vec<f32> =
+            (0..2 * 32 * 32 * 3).map(|i| (i * 7919 % 1000) as f32 / 500.0 - 1.0).collect();
+        let x = Tensor::from_slice(&device, &pixels, &[2, 32, 32, 3])?;
+        for kind in ModelKind::ALL {
+            let model = Model::new(&device, ModelConfig::new(kind, 10), 7).unwrap();
+            // Statistics that are not those of a fresh model.
+            model.forward(&x, &mut Context::train(1, 0))?;
+            let logits = |model: &Model, dtype: Dtype| {
+                let mut context = Context::eval().with_precision(dtype);
+                no_grad(|| model.forward(&x, &mut context))?.to_f64_vec()
+            };
+            let before = logits(&model, Dtype::F32)?;
+            let folded = fold_batch_norm(&model)?;
+            let largest = before.iter().fold(0.0f64, |m, v| m.max(v.abs()));
+            for (dtype, tolerance) in [(Dtype::F32, 1e-4), (Dtype::BF16, 0.1)] {
+                // Twice: the second time with what was derived from the filters.
+                for _ in 0..2 {
+                    for (a, b) in logits(&folded, dtype)?.iter().zip(&before) {
+                        let error = (a - b).abs() / largest;
+                        assert!(error <= tolerance, "{kind} {dtype:?}: {a} and {b}");
+                    }
+                }
+            }
+            assert_eq!(logits(&model, Dtype::F32)?, before, "{kind}");
+        }
+        Ok(())
+    }
+}

@@ -15,7 +15,8 @@ __device__ inline u64 thread_index() {
     return static_cast<u64>(blockIdx.x) * blockDim.x + threadIdx.x;
 }
 
-// A shape with the strides of one buffer, as kernel argument; axis 0 is the outermost.
+// A shape with the strides of one buffer, as kernel argument; axis 0 is the outermost, and rank is at least 1. As
+// parameters of kernels they are `const __grid_constant__ Axes`: indexed where they are, not copied to local memory.
 // `Axes` in kernels/src/cuda/axes.rs has the same layout.
 struct Axes {
     u64 rank;
@@ -23,18 +24,17 @@ struct Axes {
     u64 strides[MAX_AXES];
 };
 
-// Offset of element `index` of a row-major walk over the axes.
+// Offset of element `index` of a row-major walk over the axes. The outermost needs no division: with one axis this is a
+// multiplication.
 __device__ inline u64 offset(const Axes& axes, u64 index) {
     u64 sum = 0;
-#pragma unroll
-    for (int axis = MAX_AXES - 1; axis >= 0; axis--) {
-        if (axis < axes.rank) {
-            const u64 rest = index / axes.sizes[axis];
-            sum += (index - rest * axes.sizes[axis]) * axes.strides[axis];
-            index = rest;
-        }
+#pragma unroll 1
+    for (u64 axis = axes.rank - 1; axis > 0; axis--) {
+        const u64 rest = index / axes.sizes[axis];
+        sum += (index - rest * axes.sizes[axis]) * axes.strides[axis];
+        index = rest;
     }
-    return sum;
+    return sum + index * axes.strides[0];
 }
 
 // Notes that element `position` of a list of indices is outside its range. The smallest position is kept, with integers,

@@ -10,6 +10,16 @@ const BLOCK: u32 = 256;
 /// Elements a thread.
 const VECTOR: usize = 4;
 
+/// A thread for every 4 of `n` elements.
+pub fn vectors(n: usize) -> Grid {
+    Grid::linear(n.div_ceil(VECTOR), BLOCK)
+}
+
+/// A thread for each of `n` elements.
+pub fn singles(n: usize) -> Grid {
+    Grid::linear(n, BLOCK)
+}
+
 /// a and b of the kernels: the constants of an op.
 fn constants(op: Unary) -> (f64, f64) {
     match op {
@@ -27,7 +37,7 @@ pub fn unary_forward(cuda: &Cuda, op: Unary, x: &Buffer) -> Result<Buffer> {
     let y = cuda.output(dtype, n)?;
     let params = Params::new().size(n).value(px).value(y.pointer()).float(a).float(b);
     let kernel = format!("{name}_forward_{dtype}_vector4");
-    cuda.launch(name, &ELEMENTWISE, &kernel, Grid::linear(n.div_ceil(VECTOR), BLOCK), params)?;
+    cuda.launch(name, &ELEMENTWISE, &kernel, vectors(n), params)?;
     Ok(y.done())
 }
 
@@ -40,7 +50,7 @@ pub fn unary_backward(cuda: &Cuda, op: Unary, saved: &Buffer, dy: &Buffer) -> Re
     let params = Params::new().size(n).value(saved).value(dy).value(dx.pointer());
     let params = params.float(constants(op).0);
     let kernel = format!("{name}_backward_{dtype}_vector4");
-    cuda.launch(name, &ELEMENTWISE, &kernel, Grid::linear(n.div_ceil(VECTOR), BLOCK), params)?;
+    cuda.launch(name, &ELEMENTWISE, &kernel, vectors(n), params)?;
     Ok(dx.done())
 }
 
@@ -52,5 +62,5 @@ pub fn accumulate(cuda: &Cuda, into: &mut Buffer, x: &Buffer) -> Result<()> {
     let into = cuda.update(OP, into, dtype, n)?;
     let params = Params::new().size(n).value(into).value(x);
     let kernel = format!("accumulate_{dtype}_vector4");
-    cuda.launch(OP, &ELEMENTWISE, &kernel, Grid::linear(n.div_ceil(VECTOR), BLOCK), params)
+    cuda.launch(OP, &ELEMENTWISE, &kernel, vectors(n), params)
 }

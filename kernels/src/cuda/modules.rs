@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use bytemuck::Pod;
 use cudarc::driver::{result, sys};
 
+use super::axes::Axes;
 use super::context::Context;
 use crate::{Error, Result};
 
@@ -33,8 +34,26 @@ macro_rules! families {
 }
 
 families! {
+    /// Functions of two inputs.
+    BROADCAST = "broadcast";
+    /// Cross-entropy.
+    CROSS_ENTROPY = "cross_entropy";
+    /// Dropout.
+    DROPOUT = "dropout";
     /// Functions of one input.
     ELEMENTWISE = "elementwise";
+    /// Filling and converting.
+    MEMORY = "memory";
+    /// Movement of elements.
+    MOVEMENT = "movement";
+    /// Parameter updates.
+    OPTIMIZER = "optimizer";
+    /// Pooling.
+    POOL2D = "pool2d";
+    /// Reductions over axes.
+    REDUCE = "reduce";
+    /// Softmax and log-softmax.
+    SOFTMAX = "softmax";
 }
 
 /// Blocks, threads a block, and dynamic shared memory a block in bytes.
@@ -84,6 +103,18 @@ impl Params {
         let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut self.words[start..]);
         bytes[..size_of::<T>()].copy_from_slice(bytemuck::bytes_of(&value));
         self
+    }
+
+    /// A struct of 64-bit words.
+    pub fn words(mut self, words: &[u64]) -> Params {
+        self.starts.push(self.words.len());
+        self.words.extend_from_slice(words);
+        self
+    }
+
+    /// The axes of a buffer: `Axes` in the kernel.
+    pub fn axes(self, axes: &Axes) -> Params {
+        self.words(&axes.words())
     }
 
     /// A size or an offset: `u64` in the kernel.

@@ -1,36 +1,58 @@
-//! Launches the kernels of `softmax.cu`.
+//! Launches the kernels of `softmax.cu`: softmax and log-softmax over rows.
 
-use super::Cuda;
-use crate::*;
+use super::modules::SOFTMAX;
+use super::{Cuda, Grid, Params};
+use crate::{Buffer, Result, Rows};
 
-/// [`Backend::softmax_forward`]
+/// Rows, and so warps, of a block.
+const ROWS: usize = 4;
+
+/// A warp for each row.
+pub fn warps(rows: usize) -> Grid {
+    Grid::blocks([rows.div_ceil(ROWS), 1, 1], [32, ROWS as u32, 1])
+}
+
+fn run_forward(cuda: &Cuda, op: &'static str, rows: Rows, x: &Buffer) -> Result<Buffer> {
+    let dtype = cuda.float(op, x)?;
+    let px = cuda.input(op, x, dtype, rows.elements())?;
+    let y = cuda.output(dtype, rows.elements())?;
+    let params = Params::new().size(rows.count).size(rows.len).value(px).value(y.pointer());
+    cuda.launch(op, &SOFTMAX, &format!("{op}_forward_{dtype}_warp"), warps(rows.count), params)?;
+    Ok(y.done())
+}
+
+fn run_backward(
+    cuda: &Cuda,
+    op: &'static str,
+    rows: Rows,
+    y: &Buffer,
+    dy: &Buffer,
+) -> Result<Buffer> {
+    let (dtype, n) = (cuda.float(op, dy)?, rows.elements());
+    let (y, dy) = (cuda.input(op, y, dtype, n)?, cuda.input(op, dy, dtype, n)?);
+    let dx = cuda.output(dtype, n)?;
+    let params = Params::new().size(rows.count).size(rows.len);
+    let params = params.value(y).value(dy).value(dx.pointer());
+    cuda.launch(op, &SOFTMAX, &format!("{op}_backward_{dtype}_warp"), warps(rows.count), params)?;
+    Ok(dx.done())
+}
+
+/// y = softmax(x) over each row.
 pub fn forward(cuda: &Cuda, rows: Rows, x: &Buffer) -> Result<Buffer> {
-    let unsupported =
-        Error::Unsupported { op: "softmax", device: cuda.context.device, dtype: x.dtype() };
-    let _ = (rows, x);
-    Err(unsupported)
+    run_forward(cuda, "softmax", rows, x)
 }
 
-/// [`Backend::softmax_backward`]
+/// dx from y and dy.
 pub fn backward(cuda: &Cuda, rows: Rows, y: &Buffer, dy: &Buffer) -> Result<Buffer> {
-    let unsupported =
-        Error::Unsupported { op: "softmax", device: cuda.context.device, dtype: y.dtype() };
-    let _ = (rows, y, dy);
-    Err(unsupported)
+    run_backward(cuda, "softmax", rows, y, dy)
 }
 
-/// [`Backend::log_softmax_forward`]
+/// y = log softmax(x) over each row.
 pub fn log_forward(cuda: &Cuda, rows: Rows, x: &Buffer) -> Result<Buffer> {
-    let unsupported =
-        Error::Unsupported { op: "softmax", device: cuda.context.device, dtype: x.dtype() };
-    let _ = (rows, x);
-    Err(unsupported)
+    run_forward(cuda, "log_softmax", rows, x)
 }
 
-/// [`Backend::log_softmax_backward`]
+/// dx from y and dy.
 pub fn log_backward(cuda: &Cuda, rows: Rows, y: &Buffer, dy: &Buffer) -> Result<Buffer> {
-    let unsupported =
-        Error::Unsupported { op: "softmax", device: cuda.context.device, dtype: y.dtype() };
-    let _ = (rows, y, dy);
-    Err(unsupported)
+    run_backward(cuda, "log_softmax", rows, y, dy)
 }

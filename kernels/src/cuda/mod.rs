@@ -48,6 +48,8 @@ pub struct CudaOptions {
     /// No pool: every buffer is an allocation of its own, so that a checker of the device's memory
     /// (softcuda, compute-sanitizer) sees every overrun. For tests.
     pub exact_allocations: bool,
+    /// Take the first, plainest kernel of each ladder, instead of the fastest: for tests and comparisons.
+    pub first_rung: bool,
 }
 
 /// The CUDA backend, on one device.
@@ -57,6 +59,7 @@ pub struct Cuda {
     indices: Indices,
     pool: Arc<Pool>,
     context: Arc<Context>,
+    first_rung: bool,
 }
 
 /// Whether `device` can be opened, at little cost: what it is, or in one line why it cannot. A process that
@@ -113,7 +116,7 @@ impl Cuda {
         let pool = Pool::new(context.clone(), pool);
         let modules = Modules::new(context.clone());
         let indices = Indices::new(pool.clone());
-        Ok(Cuda { modules, indices, pool, context })
+        Ok(Cuda { modules, indices, pool, context, first_rung: options.first_rung })
     }
 
     /// Loads every kernel that this backend has, instead of each family when it is first needed, and says how

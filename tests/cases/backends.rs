@@ -103,7 +103,7 @@ fn f32_isas() -> impl Iterator<Item = Isa> {
     Isa::ALL.into_iter().filter(|&isa| isa != Isa::Avx512Bf16)
 }
 
-/// The same CPU at a dtype of 16 bits.
+/// The same backend at a dtype of 16 bits.
 pub fn at(on: TestBackend, dtype: Dtype) -> TestBackend {
     TestBackend { name: format!("{}/{dtype}", on.name), dtype, rounding: dtype, ..on }
 }
@@ -134,33 +134,45 @@ pub fn backends() -> impl Iterator<Item = &'static TestBackend> {
 }
 
 /// The CUDA kernels in f32, f16 and bf16: on softcuda, or on the GPU if `TILEGRAD_CUDA_TESTS=cuda` says so (one
-/// process has one CUDA driver). Every buffer is an allocation of its own, so that softcuda and
-/// compute-sanitizer see each overrun, and full of NaN.
+/// process has one CUDA driver).
 pub fn cuda_backends() -> &'static [TestBackend] {
     static LIST: OnceLock<Vec<TestBackend>> = OnceLock::new();
     LIST.get_or_init(|| {
-        let name = std::env::var("TILEGRAD_CUDA_TESTS").unwrap_or("softcuda".to_string());
-        let device: Device = name.parse().unwrap_or_else(|e| panic!("TILEGRAD_CUDA_TESTS: {e}"));
-        let options = CudaOptions { poison: true, exact_allocations: true, first_rung: false };
-        match Cuda::new(device, options) {
-            Ok(cuda) => {
-                let backend: Arc<dyn Backend> = Arc::new(cuda);
-                let of = |dtype| TestBackend {
-                    name: format!("{device}/{dtype}"),
-                    backend: backend.clone(),
-                    dtype,
-                    rounding: dtype,
-                    approximate_convolution: false,
-                    forced_convolution: false,
-                };
-                [Dtype::F32, Dtype::F16, Dtype::BF16].map(of).to_vec()
-            }
-            Err(e) => {
-                eprintln!("SKIPPED {device}: {e}");
-                Vec::new()
-            }
-        }
+        let f32 = cuda(false).into_iter();
+        f32.flat_map(|on| [on.clone(), at(on.clone(), Dtype::F16), at(on, Dtype::BF16)]).collect()
     })
+}
+
+/// The ops of which CUDA has several kernels, from a plain one to a fast one.
+pub const LADDERS: [&str; 6] =
+    ["softmax", "log_softmax", "matmul", "linear", "conv2d", "conv2d_inference"];
+
+/// The CUDA kernels on the first rung of each ladder of [`LADDERS`], in f32.
+pub fn first_rung_backends() -> &'static [TestBackend] {
+    static LIST: OnceLock<Vec<TestBackend>> = OnceLock::new();
+    LIST.get_or_init(|| cuda(true).into_iter().collect())
+}
+
+/// Every buffer is an allocation of its own, so that softcuda and compute-sanitizer see each overrun, and
+/// full of NaN.
+fn cuda(first_rung: bool) -> Option<TestBackend> {
+    let name = std::env::var("TILEGRAD_CUDA_TESTS").unwrap_or("softcuda".to_string());
+    let device: Device = name.parse().unwrap_or_else(|e| panic!("TILEGRAD_CUDA_TESTS: {e}"));
+    let options = CudaOptions { poison: true, exact_allocations: true, first_rung };
+    match Cuda::new(device, options) {
+        Ok(cuda) => Some(TestBackend {
+            name: format!("{device}{}", if first_rung { "/first-rung" } else { "" }),
+            backend: Arc::new(cuda),
+            dtype: Dtype::F32,
+            rounding: Dtype::F32,
+            approximate_convolution: false,
+            forced_convolution: false,
+        }),
+        Err(e) => {
+            eprintln!("SKIPPED {device}: {e}");
+            None
+        }
+    }
 }
 
 /// The same CPU with 1, 2 and 5 threads, for each instruction set, and for the strongest in bf16.

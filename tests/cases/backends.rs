@@ -3,9 +3,10 @@
 
 use std::sync::{Arc, OnceLock};
 
-use tilegrad_engine::{Backend, Dtype};
+use tilegrad_engine::{Backend, Device, Dtype};
 use tilegrad_kernels::cpu::simd::Isa;
 use tilegrad_kernels::cpu::{ConvAlgorithm, Cpu, CpuOptions};
+use tilegrad_kernels::cuda::{Cuda, CudaOptions};
 use tilegrad_kernels::reference::Reference;
 
 /// A backend, at one dtype.
@@ -78,7 +79,7 @@ pub fn default_backends() -> &'static [TestBackend] {
                 None => eprintln!("SKIPPED cpu/{isa}: this processor does not have it"),
             }
         }
-        require(list.iter().chain(half_backends()));
+        require(list.iter().chain(half_backends()).chain(cuda_backends()));
         list
     })
 }
@@ -130,6 +131,36 @@ const EXACT_ALGORITHMS: [ConvAlgorithm; 1] = [ConvAlgorithm::Direct];
 /// Both lists: each backend as users run it, and each convolution algorithm.
 pub fn backends() -> impl Iterator<Item = &'static TestBackend> {
     default_backends().iter().chain(&exact_backends()[1..])
+}
+
+/// The CUDA kernels in f32, f16 and bf16: on softcuda, or on the GPU if `TILEGRAD_CUDA_TESTS=cuda` says so (one
+/// process has one CUDA driver). Every buffer is an allocation of its own, so that softcuda and
+/// compute-sanitizer see each overrun, and full of NaN.
+pub fn cuda_backends() -> &'static [TestBackend] {
+    static LIST: OnceLock<Vec<TestBackend>> = OnceLock::new();
+    LIST.get_or_init(|| {
+        let name = std::env::var("TILEGRAD_CUDA_TESTS").unwrap_or("softcuda".to_string());
+        let device: Device = name.parse().unwrap_or_else(|e| panic!("TILEGRAD_CUDA_TESTS: {e}"));
+        let options = CudaOptions { poison: true, exact_allocations: true };
+        match Cuda::new(device, options) {
+            Ok(cuda) => {
+                let backend: Arc<dyn Backend> = Arc::new(cuda);
+                let of = |dtype| TestBackend {
+                    name: format!("{device}/{dtype}"),
+                    backend: backend.clone(),
+                    dtype,
+                    rounding: dtype,
+                    approximate_convolution: false,
+                    forced_convolution: false,
+                };
+                [Dtype::F32, Dtype::F16, Dtype::BF16].map(of).to_vec()
+            }
+            Err(e) => {
+                eprintln!("SKIPPED {device}: {e}");
+                Vec::new()
+            }
+        }
+    })
 }
 
 /// The same CPU with 1, 2 and 5 threads, for each instruction set, and for the strongest in bf16.

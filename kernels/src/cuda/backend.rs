@@ -1,8 +1,8 @@
 //! [`Backend`] for CUDA: every method hands over to the file of its kernel family.
 
 use super::{
-    Cuda, batch_norm, broadcast, conv2d, cross_entropy, dropout, elementwise, matmul, memory,
-    movement, optimizer, pool2d, reduce, softmax,
+    Cuda, batch_norm, broadcast, conv2d, cross_entropy, describe, dropout, elementwise, matmul,
+    memory, movement, optimizer, pool2d, reduce, softmax,
 };
 use crate::*;
 
@@ -12,7 +12,7 @@ impl Backend for Cuda {
     }
 
     fn description(&self) -> String {
-        self.describe()
+        describe(&self.context)
     }
 
     fn upload(&self, dtype: Dtype, bytes: &[u8]) -> Result<Buffer> {

@@ -59,6 +59,33 @@ pub struct Cuda {
     context: Arc<Context>,
 }
 
+/// Whether `device` can be opened, at little cost: what it is, or in one line why it cannot. A process that
+/// uses one CUDA driver need not give it up to learn of the other.
+pub fn probe(device: Device) -> std::result::Result<String, String> {
+    let reason = |e: Error| match e {
+        Error::Unavailable { reason, .. } => reason,
+        other => other.to_string(),
+    };
+    match device {
+        Device::SoftCuda => softcuda::find()
+            .map(|path| format!("the CUDA kernels, interpreted by {}", path.display())),
+        Device::Cuda(_) if !softcuda::system_driver_is_present() => {
+            Err(softcuda::NO_DRIVER.to_string())
+        }
+        Device::Cuda(_) => Context::open(device).map(|context| describe(&context)).map_err(reason),
+        _ => Err("it is no CUDA device".to_string()),
+    }
+}
+
+/// Name, memory and compute capability of a device.
+fn describe(context: &Context) -> String {
+    let cuda = &context.cuda;
+    let name = cuda.name().unwrap_or_else(|_| "unnamed".to_string());
+    let (major, minor) = cuda.compute_capability().unwrap_or_default();
+    let gib = cuda.total_mem().unwrap_or_default() as f64 / f64::from(1 << 30);
+    format!("{}, {name}, {gib:.1} GiB, compute capability {major}.{minor}", context.device)
+}
+
 /// A buffer that a kernel is about to write.
 struct Output {
     memory: CudaMemory,
@@ -89,13 +116,10 @@ impl Cuda {
         Ok(Cuda { modules, indices, pool, context })
     }
 
-    /// Name, memory and compute capability of the device.
-    fn describe(&self) -> String {
-        let cuda = &self.context.cuda;
-        let name = cuda.name().unwrap_or_else(|_| "unnamed".to_string());
-        let (major, minor) = cuda.compute_capability().unwrap_or_default();
-        let gib = cuda.total_mem().unwrap_or_default() as f64 / f64::from(1 << 30);
-        format!("{}, {name}, {gib:.1} GiB, compute capability {major}.{minor}", self.context.device)
+    /// Loads every kernel that this backend has, instead of each family when it is first needed, and says how
+    /// many there are: to learn whether a driver takes them all.
+    pub fn load_all_kernels(&self) -> Result<usize> {
+        self.modules.load_all("load_all_kernels")
     }
 
     /// The address of `x`, which must be a buffer of this backend with `len` elements of `dtype`.

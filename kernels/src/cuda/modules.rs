@@ -56,6 +56,14 @@ families! {
     SOFTMAX = "softmax";
 }
 
+impl Family {
+    /// Names of the kernels.
+    pub fn kernels(&self) -> impl Iterator<Item = &'static str> {
+        let entries = self.ptx.split(".entry ").skip(1);
+        entries.filter_map(|rest| rest.split(['(', '\n']).next()).map(str::trim)
+    }
+}
+
 /// Blocks, threads a block, and dynamic shared memory a block in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Grid {
@@ -246,6 +254,19 @@ impl Modules {
             }
             other => other,
         })
+    }
+
+    /// Loads every kernel of every family now, and says how many there are.
+    pub fn load_all(&self, op: &'static str) -> Result<usize> {
+        self.context.bind(op)?;
+        let mut loaded = 0;
+        for family in FAMILIES {
+            for kernel in family.kernels() {
+                self.function(op, family, kernel)?;
+                loaded += 1;
+            }
+        }
+        Ok(loaded)
     }
 
     /// Lets blocks of `kernel` use `bytes` of dynamic shared memory, beyond the 48 KiB that need no leave.

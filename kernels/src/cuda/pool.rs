@@ -125,7 +125,7 @@ impl Pool {
         };
         let block = match cached {
             Some(block) => block,
-            None => self.from_driver(capacity)?,
+            None => self.ask_driver(capacity)?,
         };
         self.count(block.capacity);
         let memory = CudaMemory::new(block, self.clone(), None);
@@ -147,10 +147,11 @@ impl Pool {
     /// Copies host bytes to new memory, beside the kernels that run; those handed in later see them.
     pub fn upload(self: &Arc<Self>, dtype: Dtype, bytes: &[u8]) -> Result<Buffer> {
         const OP: &str = "upload";
-        if bytes.len() % dtype.size() != 0 {
+        if !bytes.len().is_multiple_of(dtype.size()) {
+            let (got, size) = (bytes.len(), dtype.size());
             let detail =
-                format!("{} bytes are not a whole number of {dtype} elements", bytes.len());
-            return Err(Error::argument(OP, detail));
+                format!("{got} bytes are not a whole number of {dtype} ({size} bytes each)");
+            return Err(Error::shape(OP, detail));
         }
         let len = bytes.len() / dtype.size();
         let capacity = self.round_up(bytes.len());
@@ -166,7 +167,7 @@ impl Pool {
         let (block, event) = match cached {
             Some(found) => found,
             None => {
-                let block = self.from_driver(capacity)?;
+                let block = self.ask_driver(capacity)?;
                 // The allocation is in the order of the compute stream.
                 let event = Event::new(OP, context)?;
                 event.record(OP, context, context.compute)?;
@@ -188,12 +189,13 @@ impl Pool {
         Ok(out)
     }
 
-    fn from_driver(&self, capacity: usize) -> Result<Block> {
+    fn ask_driver(&self, capacity: usize) -> Result<Block> {
         let ask = || {
             let context = &self.context;
-            // SAFETY: capacity is at least 1; the block's only owner frees it, on the same stream.
             match context.cuda.has_async_alloc() {
+                // SAFETY: capacity is at least 1; the block's only owner frees it, on the same stream.
                 true => unsafe { result::malloc_async(context.compute, capacity) },
+                // SAFETY: as above.
                 false => unsafe { result::malloc_sync(capacity) },
             }
         };
@@ -223,10 +225,11 @@ impl Pool {
         if self.context.bind(OP).is_err() {
             return; // the context is lost, and its memory with it
         }
-        // SAFETY: from `from_driver`, by the same choice; the caller gave up the only handle. Kernels that
-        // use the block were handed to the same stream before.
         let _ = match self.context.cuda.has_async_alloc() {
+            // SAFETY: from `ask_driver`, by the same choice; the caller gave up the only handle. Kernels that
+            // use the block were handed to the same stream before.
             true => unsafe { result::free_async(block.pointer, self.context.compute) },
+            // SAFETY: as above; the driver waits for the kernels.
             false => unsafe { result::free_sync(block.pointer) },
         };
     }

@@ -6,7 +6,7 @@
 
 use std::env;
 use std::path::PathBuf;
-use std::sync::Mutex;
+use std::sync::{Mutex, OnceLock};
 
 use cudarc::driver::sys;
 
@@ -16,9 +16,15 @@ const LIBRARY: &str = "libtilegrad_softcuda.so";
 /// Where to find it when it lies elsewhere than beside the executable.
 const VARIABLE: &str = "TILEGRAD_SOFTCUDA";
 
+/// Why there is no CUDA device on most machines.
+pub const NO_DRIVER: &str = "no NVIDIA driver is installed (libcuda.so is missing)";
+
+/// One of the two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Driver {
+    /// NVIDIA's.
     System,
+    /// softcuda.
     Soft,
 }
 
@@ -36,7 +42,7 @@ pub fn choose(driver: Driver) -> Result<(), String> {
     }
     // SAFETY: opens and closes libraries of NVIDIA's names, whose constructors the system trusts.
     if !unsafe { sys::is_culib_present() } {
-        return Err("no NVIDIA driver is installed (libcuda.so is missing)".to_string());
+        return Err(NO_DRIVER.to_string());
     }
     *chosen = Some(driver);
     Ok(())
@@ -46,8 +52,24 @@ fn other(name: &str) -> String {
     format!("this process already uses {name}, and cannot use both that and another driver")
 }
 
+/// Whether the system has an NVIDIA driver at all, without choosing it.
+pub fn system_driver_is_present() -> bool {
+    static PRESENT: OnceLock<bool> = OnceLock::new();
+    // softcuda's library would look like a driver, so the system is asked only before that is loaded.
+    *PRESENT.get_or_init(|| match chosen() {
+        Some(driver) => driver == Driver::System,
+        // SAFETY: as in `choose`.
+        None => unsafe { sys::is_culib_present() },
+    })
+}
+
+/// What [`choose`] chose.
+pub fn chosen() -> Option<Driver> {
+    *CHOSEN.lock().unwrap_or_else(|e| e.into_inner())
+}
+
 /// The path of softcuda's library: as [`VARIABLE`] says, or near the executable.
-fn find() -> Result<PathBuf, String> {
+pub fn find() -> Result<PathBuf, String> {
     if let Some(path) = env::var_os(VARIABLE).map(PathBuf::from) {
         return match path.is_file() {
             true => Ok(path),

@@ -271,6 +271,7 @@ __device__ void dx_of(const Norm& n, const T* __restrict__ x, const T* __restric
                       T* __restrict__ dx) {
     const Position<V> p = Position<V>::of(n);
     if (p.channel >= n.c) return;
+    const float per_row = n.training ? 1.0f / n.rows : 0.0f;
     float centre[V], slope[V], scale[V], shift[V];
 #pragma unroll
     for (int e = 0; e < V; e++) {
@@ -278,8 +279,8 @@ __device__ void dx_of(const Norm& n, const T* __restrict__ x, const T* __restric
         const float inverse = inverse_deviation(n, channel_value<T>(n, VAR, var, c));
         centre[e] = channel_value<T>(n, MEAN, mean, c);
         slope[e] = channel_value<T>(n, GAMMA, gamma, c) * inverse;
-        shift[e] = n.training ? -slope[e] * (sums[c] / n.rows) : 0.0f;
-        scale[e] = n.training ? -slope[e] * inverse * (sums[n.c + c] / n.rows) : 0.0f;
+        shift[e] = n.training ? -slope[e] * (sums[c] * per_row) : 0.0f;
+        scale[e] = n.training ? -slope[e] * inverse * (sums[n.c + c] * per_row) : 0.0f;
     }
 #pragma unroll 2
     for (u64 row = p.begin + threadIdx.y; row < p.end; row += blockDim.y) {

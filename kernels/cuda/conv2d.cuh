@@ -40,7 +40,6 @@ struct Gathered {
     u32 phases_y, phases_x;
     u32 taps_h, taps_w;  // of the filter
     Divisor by_channels;
-    u32 padding;
     ConvAxis y[MAX_PHASES], x[MAX_PHASES];
 };
 

@@ -67,9 +67,9 @@ struct BackwardFilter {
                                                                   float* partials) {                                 \
         naive(c, split_pixels, count, x, dy, dfilter, partials);                                                     \
     }                                                                                                                \
-    extern "C" __global__ void conv2d_backward_filter_##T##_split_sum(u64 count, u32 splits, const float* partials,  \
-                                                                      T* dfilter) {                                  \
-        sum_splits<T>(count, splits, 1, partials, nullptr, dfilter);                                                 \
+    extern "C" __global__ void conv2d_backward_filter_##T##_split_sum(                                               \
+        u64 count, u32 splits, u32 n, const float* partials, const T* bias, T* dfilter) {                            \
+        sum_splits(count, splits, n, partials, bias, dfilter);                                                       \
     }
 SIMPLE(f32)
 SIMPLE(f16)

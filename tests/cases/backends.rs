@@ -141,7 +141,7 @@ pub fn cuda_backends() -> &'static [TestBackend] {
     LIST.get_or_init(|| {
         let name = std::env::var("TILEGRAD_CUDA_TESTS").unwrap_or("softcuda".to_string());
         let device: Device = name.parse().unwrap_or_else(|e| panic!("TILEGRAD_CUDA_TESTS: {e}"));
-        let options = CudaOptions { poison: true, exact_allocations: true };
+        let options = CudaOptions { poison: true, exact_allocations: true, ..Default::default() };
         match Cuda::new(device, options) {
             Ok(cuda) => {
                 let backend: Arc<dyn Backend> = Arc::new(cuda);

@@ -17,6 +17,7 @@ mod conv2d;
 mod cross_entropy;
 mod dropout;
 mod elementwise;
+mod gemm;
 mod indices;
 mod matmul;
 mod memory;
@@ -33,7 +34,9 @@ mod staging;
 use std::sync::Arc;
 
 use context::Context;
+pub use conv2d::ConvAlgorithm;
 use indices::Indices;
+pub use matmul::MatmulAlgorithm;
 use modules::{Family, Grid, Modules, Params};
 use pool::{CudaMemory, Pool, PoolOptions};
 
@@ -48,6 +51,11 @@ pub struct CudaOptions {
     /// No pool: every buffer is an allocation of its own, so that a checker of the device's memory
     /// (softcuda, compute-sanitizer) sees every overrun. For tests.
     pub exact_allocations: bool,
+    /// Rung of the ladder of matrix products to use wherever it applies (or the one that
+    /// `TILEGRAD_CUDA_MATMUL` names); by default the fastest for the shape.
+    pub matmul: Option<MatmulAlgorithm>,
+    /// The same for convolutions (`TILEGRAD_CUDA_CONV`).
+    pub conv: Option<ConvAlgorithm>,
 }
 
 /// The CUDA backend, on one device.
@@ -57,6 +65,8 @@ pub struct Cuda {
     indices: Indices,
     pool: Arc<Pool>,
     context: Arc<Context>,
+    matmul: Option<MatmulAlgorithm>,
+    conv: Option<ConvAlgorithm>,
 }
 
 /// Whether `device` can be opened, at little cost: what it is, or in one line why it cannot. A process that
@@ -105,6 +115,17 @@ impl Output {
     }
 }
 
+/// An algorithm by option, or else by the environment.
+fn forced<A: std::str::FromStr<Err = Error>>(
+    option: Option<A>,
+    variable: &str,
+) -> Result<Option<A>> {
+    match (option, std::env::var(variable)) {
+        (None, Ok(name)) => name.parse().map(Some),
+        (option, _) => Ok(option),
+    }
+}
+
 impl Cuda {
     /// Opens [`Device::Cuda`] or [`Device::SoftCuda`]; the error says in one line why that cannot be.
     pub fn new(device: Device, options: CudaOptions) -> Result<Cuda> {
@@ -113,7 +134,9 @@ impl Cuda {
         let pool = Pool::new(context.clone(), pool);
         let modules = Modules::new(context.clone());
         let indices = Indices::new(pool.clone());
-        Ok(Cuda { modules, indices, pool, context })
+        let matmul = forced(options.matmul, "TILEGRAD_CUDA_MATMUL")?;
+        let conv = forced(options.conv, "TILEGRAD_CUDA_CONV")?;
+        Ok(Cuda { modules, indices, pool, context, matmul, conv })
     }
 
     /// Loads every kernel that this backend has, instead of each family when it is first needed, and says how

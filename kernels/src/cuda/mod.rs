@@ -51,6 +51,8 @@ pub struct CudaOptions {
     /// No pool: every buffer is an allocation of its own, so that a checker of the device's memory
     /// (softcuda, compute-sanitizer) sees every overrun. For tests.
     pub exact_allocations: bool,
+    /// Take the first, plainest kernel of each ladder, instead of the fastest: for tests and comparisons.
+    pub first_rung: bool,
     /// Rung of the ladder of matrix products to use wherever it applies (or the one that
     /// `TILEGRAD_CUDA_MATMUL` names); by default the fastest for the shape.
     pub matmul: Option<MatmulAlgorithm>,
@@ -65,6 +67,7 @@ pub struct Cuda {
     indices: Indices,
     pool: Arc<Pool>,
     context: Arc<Context>,
+    first_rung: bool,
     matmul: Option<MatmulAlgorithm>,
     conv: Option<ConvAlgorithm>,
 }
@@ -134,9 +137,12 @@ impl Cuda {
         let pool = Pool::new(context.clone(), pool);
         let modules = Modules::new(context.clone());
         let indices = Indices::new(pool.clone());
+        let first_rung = options.first_rung;
         let matmul = forced(options.matmul, "TILEGRAD_CUDA_MATMUL")?;
+        let matmul = matmul.or(first_rung.then_some(MatmulAlgorithm::Naive));
         let conv = forced(options.conv, "TILEGRAD_CUDA_CONV")?;
-        Ok(Cuda { modules, indices, pool, context, matmul, conv })
+        let conv = conv.or(first_rung.then_some(ConvAlgorithm::Naive));
+        Ok(Cuda { modules, indices, pool, context, first_rung, matmul, conv })
     }
 
     /// Loads every kernel that this backend has, instead of each family when it is first needed, and says how

@@ -1,5 +1,6 @@
 //! Launches the kernels of `softmax.cu`: softmax and log-softmax over rows.
 
+use super::elementwise::singles;
 use super::modules::SOFTMAX;
 use super::{Cuda, Grid, Params};
 use crate::{Buffer, Result, Rows};
@@ -12,12 +13,18 @@ pub fn warps(rows: usize) -> Grid {
     Grid::blocks([rows.div_ceil(ROWS), 1, 1], [32, ROWS as u32, 1])
 }
 
+/// The rung of the ladder to take, and its grid.
+fn rung(cuda: &Cuda, rows: usize) -> (&'static str, Grid) {
+    if cuda.first_rung { ("thread", singles(rows)) } else { ("warp", warps(rows)) }
+}
+
 fn run_forward(cuda: &Cuda, op: &'static str, rows: Rows, x: &Buffer) -> Result<Buffer> {
     let dtype = cuda.float(op, x)?;
     let px = cuda.input(op, x, dtype, rows.elements())?;
     let y = cuda.output(dtype, rows.elements())?;
     let params = Params::new().size(rows.count).size(rows.len).value(px).value(y.pointer());
-    cuda.launch(op, &SOFTMAX, &format!("{op}_forward_{dtype}_warp"), warps(rows.count), params)?;
+    let (rung, grid) = rung(cuda, rows.count);
+    cuda.launch(op, &SOFTMAX, &format!("{op}_forward_{dtype}_{rung}"), grid, params)?;
     Ok(y.done())
 }
 
@@ -33,7 +40,8 @@ fn run_backward(
     let dx = cuda.output(dtype, n)?;
     let params = Params::new().size(rows.count).size(rows.len);
     let params = params.value(y).value(dy).value(dx.pointer());
-    cuda.launch(op, &SOFTMAX, &format!("{op}_backward_{dtype}_warp"), warps(rows.count), params)?;
+    let (rung, grid) = rung(cuda, rows.count);
+    cuda.launch(op, &SOFTMAX, &format!("{op}_backward_{dtype}_{rung}"), grid, params)?;
     Ok(dx.done())
 }
 

@@ -2,8 +2,8 @@
 //! forward and backward. In 16 bits, each must give the exact sum, rounded once.
 
 use tilegrad::{
-    Failures, Family, LADDERS, Values, cuda_backends, default_backends, exact_backends,
-    first_rung_backends, half_backends, rounded, same_values,
+    Failures, Family, Values, cuda_backends, cuda_rungs, default_backends, exact_backends,
+    half_backends, rounded, same_values,
 };
 use tilegrad_engine::Dtype;
 
@@ -14,10 +14,9 @@ fn check(family: &Family) {
         let list =
             if case.op.starts_with("conv2d") { exact_backends() } else { default_backends() };
         let expected = case.outputs(&list[0]);
-        let (wide, half): (Vec<_>, Vec<_>) =
-            cuda_backends().iter().partition(|on| on.dtype == Dtype::F32);
-        let ladder = if LADDERS.contains(&case.op) { first_rung_backends() } else { &[] };
-        for on in list[1..].iter().chain(wide).chain(ladder) {
+        let cuda = cuda_backends().iter().chain(cuda_rungs(case.op));
+        let (wide, half): (Vec<_>, Vec<_>) = cuda.partition(|on| on.dtype == Dtype::F32);
+        for on in list[1..].iter().chain(wide) {
             let outcome = expected.as_ref().map_err(Clone::clone).and_then(|expected| {
                 let got = case.outputs(on)?;
                 for ((what, got), (_, expected)) in got.arrays().zip(expected.arrays()) {

@@ -6,8 +6,8 @@
 use std::collections::HashMap;
 
 use tilegrad::{
-    Failures, Family, LADDERS, TestBackend, Tolerance, backends, compare, cuda_backends,
-    first_rung_backends, half_backends, oracle, oracle_of,
+    Failures, Family, TestBackend, Tolerance, backends, compare, cuda_backends, cuda_rungs,
+    half_backends, oracle, oracle_of,
 };
 use tilegrad_engine::{Device, Dtype};
 
@@ -16,8 +16,8 @@ fn check(family: &Family) {
     for case in (family.cases)() {
         // What the oracle answers, for each rounding of the inputs.
         let mut expected = HashMap::new();
-        let ladder = if LADDERS.contains(&case.op) { first_rung_backends() } else { &[] };
-        for on in backends().chain(half_backends()).chain(cuda_backends()).chain(ladder) {
+        let cuda = cuda_backends().iter().chain(cuda_rungs(case.op));
+        for on in backends().chain(half_backends()).chain(cuda) {
             let expected =
                 expected.entry(on.rounding).or_insert_with(|| case.outputs(&oracle_of(on)));
             let expected = match expected {

@@ -17,6 +17,7 @@ mod conv2d;
 mod cross_entropy;
 mod dropout;
 mod elementwise;
+mod gemm;
 mod indices;
 mod matmul;
 mod memory;
@@ -33,7 +34,9 @@ mod staging;
 use std::sync::Arc;
 
 use context::Context;
+pub use conv2d::ConvAlgorithm;
 use indices::Indices;
+pub use matmul::MatmulAlgorithm;
 use modules::{Family, Grid, Modules, Params};
 use pool::{CudaMemory, Pool, PoolOptions};
 
@@ -50,6 +53,11 @@ pub struct CudaOptions {
     pub exact_allocations: bool,
     /// Take the first, plainest kernel of each ladder, instead of the fastest: for tests and comparisons.
     pub first_rung: bool,
+    /// Rung of the ladder of matrix products to use wherever it applies (or the one that
+    /// `TILEGRAD_CUDA_MATMUL` names); by default the fastest for the shape.
+    pub matmul: Option<MatmulAlgorithm>,
+    /// The same for convolutions (`TILEGRAD_CUDA_CONV`).
+    pub conv: Option<ConvAlgorithm>,
 }
 
 /// The CUDA backend, on one device.
@@ -60,6 +68,8 @@ pub struct Cuda {
     pool: Arc<Pool>,
     context: Arc<Context>,
     first_rung: bool,
+    matmul: Option<MatmulAlgorithm>,
+    conv: Option<ConvAlgorithm>,
 }
 
 /// Whether `device` can be opened, at little cost: what it is, or in one line why it cannot. A process that
@@ -108,6 +118,17 @@ impl Output {
     }
 }
 
+/// An algorithm by option, or else by the environment.
+fn forced<A: std::str::FromStr<Err = Error>>(
+    option: Option<A>,
+    variable: &str,
+) -> Result<Option<A>> {
+    match (option, std::env::var(variable)) {
+        (None, Ok(name)) => name.parse().map(Some),
+        (option, _) => Ok(option),
+    }
+}
+
 impl Cuda {
     /// Opens [`Device::Cuda`] or [`Device::SoftCuda`]; the error says in one line why that cannot be.
     pub fn new(device: Device, options: CudaOptions) -> Result<Cuda> {
@@ -116,7 +137,12 @@ impl Cuda {
         let pool = Pool::new(context.clone(), pool);
         let modules = Modules::new(context.clone());
         let indices = Indices::new(pool.clone());
-        Ok(Cuda { modules, indices, pool, context, first_rung: options.first_rung })
+        let first_rung = options.first_rung;
+        let matmul = forced(options.matmul, "TILEGRAD_CUDA_MATMUL")?;
+        let matmul = matmul.or(first_rung.then_some(MatmulAlgorithm::Naive));
+        let conv = forced(options.conv, "TILEGRAD_CUDA_CONV")?;
+        let conv = conv.or(first_rung.then_some(ConvAlgorithm::Naive));
+        Ok(Cuda { modules, indices, pool, context, first_rung, matmul, conv })
     }
 
     /// Loads every kernel that this backend has, instead of each family when it is first needed, and says how

@@ -34,14 +34,24 @@ macro_rules! families {
 }
 
 families! {
+    /// Batch normalisation.
+    BATCH_NORM = "batch_norm";
     /// Functions of two inputs.
     BROADCAST = "broadcast";
+    /// Convolution, the gradient of x.
+    CONV2D_BACKWARD_DATA = "conv2d_backward_data";
+    /// Convolution, the gradient of the filter.
+    CONV2D_BACKWARD_FILTER = "conv2d_backward_filter";
+    /// Convolution.
+    CONV2D_FORWARD = "conv2d_forward";
     /// Cross-entropy.
     CROSS_ENTROPY = "cross_entropy";
     /// Dropout.
     DROPOUT = "dropout";
     /// Functions of one input.
     ELEMENTWISE = "elementwise";
+    /// Matrix products.
+    MATMUL = "matmul";
     /// Filling and converting.
     MEMORY = "memory";
     /// Movement of elements.
@@ -117,6 +127,14 @@ impl Params {
     pub fn words(mut self, words: &[u64]) -> Params {
         self.starts.push(self.words.len());
         self.words.extend_from_slice(words);
+        self
+    }
+
+    /// These, and then `more`.
+    pub fn and(mut self, more: Params) -> Params {
+        let at = self.words.len();
+        self.starts.extend(more.starts.iter().map(|start| at + start));
+        self.words.extend(more.words);
         self
     }
 

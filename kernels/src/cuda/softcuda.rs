@@ -59,7 +59,7 @@ pub fn choose(driver: Driver) -> Result<(), String> {
 }
 
 /// What this backend calls. cudarc would panic where one is missing.
-const FUNCTIONS: [&str; 33] = [
+const FUNCTIONS: [&str; 32] = [
     "cuInit",
     "cuDeviceGet",
     "cuDeviceGetCount",
@@ -81,7 +81,6 @@ const FUNCTIONS: [&str; 33] = [
     "cuModuleLoadData",
     "cuModuleGetFunction",
     "cuModuleUnload",
-    "cuFuncSetAttribute",
     "cuLaunchKernel",
     "cuMemAllocAsync",
     "cuMemFreeAsync",

@@ -42,6 +42,7 @@ pub mod ast;
 pub mod code;
 pub mod decode;
 mod device;
+pub mod driver;
 mod error;
 pub mod exec;
 pub mod lanes;

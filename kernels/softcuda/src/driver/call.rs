@@ -72,7 +72,10 @@ pub fn with<T>(body: impl FnOnce(&mut Session) -> Outcome<T>) -> Outcome<T> {
 /// `to` must be null, or valid for a write of a `T`.
 pub unsafe fn put<T>(to: *mut T, value: T) -> Outcome {
     if to.is_null() {
-        return Err(Failure::new(Status::ERROR_INVALID_VALUE, "a result has no place: null pointer"));
+        return Err(Failure::new(
+            Status::ERROR_INVALID_VALUE,
+            "a result has no place: null pointer",
+        ));
     }
     // SAFETY: not null, and the caller vouches for the rest; C promises no alignment beyond the type's own, and
     // none is relied on.

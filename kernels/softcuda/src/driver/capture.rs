@@ -60,7 +60,11 @@ impl Session {
             let found = self.streams.values().find(|s| s.capture.is_some() && blocking(s));
             if let Some(capture) = found.and_then(|s| s.capture) {
                 let text = "the legacy stream was used while a blocking stream is in capture";
-                return Err(self.break_capture(capture, Status::ERROR_STREAM_CAPTURE_IMPLICIT, text));
+                return Err(self.break_capture(
+                    capture,
+                    Status::ERROR_STREAM_CAPTURE_IMPLICIT,
+                    text,
+                ));
             }
             return Ok(None);
         }
@@ -167,7 +171,11 @@ impl Session {
         }
         if stream <= 2 {
             let text = "a default stream cannot take part in a capture";
-            return Err(self.break_capture(capture, Status::ERROR_STREAM_CAPTURE_UNSUPPORTED, text));
+            return Err(self.break_capture(
+                capture,
+                Status::ERROR_STREAM_CAPTURE_UNSUPPORTED,
+                text,
+            ));
         }
         if let Some(stream) = self.streams.get_mut(&stream) {
             stream.capture = Some(capture);
@@ -201,7 +209,10 @@ impl Session {
             let text = "the capture began in another thread, and must end there";
             return Err(error(Status::ERROR_STREAM_CAPTURE_WRONG_THREAD, text));
         }
-        self.streams.values_mut().filter(|s| s.capture == Some(handle)).for_each(|s| s.capture = None);
+        self.streams
+            .values_mut()
+            .filter(|s| s.capture == Some(handle))
+            .for_each(|s| s.capture = None);
         let Some(capture) = self.captures.remove(&handle) else { return Err(none()) };
         let known = &capture.clocks[&stream];
         let steps = |s: &usize, clock: &Clock| clock.get(s).copied().unwrap_or(0);
@@ -212,7 +223,8 @@ impl Session {
                 error(Status::ERROR_STREAM_CAPTURE_INVALIDATED, text)
             }
             None if unjoined => {
-                let text = "the origin stream has not waited for all streams that joined the capture";
+                let text =
+                    "the origin stream has not waited for all streams that joined the capture";
                 error(Status::ERROR_STREAM_CAPTURE_UNJOINED, text)
             }
             None => return Ok(capture),

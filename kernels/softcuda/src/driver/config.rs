@@ -82,7 +82,8 @@ mod tests {
     #[test]
     fn variables_are_understood_or_refused() {
         assert_eq!(read(&[]).unwrap().options, Options::default());
-        let some = read(&[("SOFTCUDA_CHECKS", "bounds, races"), ("SOFTCUDA_MEMORY", "4096")]).unwrap();
+        let some =
+            read(&[("SOFTCUDA_CHECKS", "bounds, races"), ("SOFTCUDA_MEMORY", "4096")]).unwrap();
         assert_eq!(some.options.checks, Checks { bounds: true, races: true, ..Checks::none() });
         assert_eq!(some.options.memory_bytes, 4096);
         assert!(!some.options.count);

@@ -30,37 +30,37 @@ const UUID: [u8; 16] = *b"softcudatilegrad";
 /// feature that does not exist.
 fn attribute(number: c_int) -> i32 {
     match number {
-        1 => 1024,                          // threads a block
-        2 | 3 => 1024,                      // along x, y
-        4 => 64,                            // along z
-        5 => i32::MAX,                      // blocks along x
-        6 | 7 => 65535,                     // along y, z
-        8 => SHARED_DEFAULT as i32,         // shared memory a block
-        9 => 64 << 10,                      // constant memory
-        10 => 32,                           // lanes of a warp
-        11 => i32::MAX,                     // pitch of a copy
-        12 | 82 => 65536,                   // registers a block, a multiprocessor
-        13 => 1_000_000,                    // clock in kHz: no clock, so 1 GHz
-        14 => 512,                          // alignment of textures
-        23..=29 => 0,                       // textures
+        1 => 1024,                  // threads a block
+        2 | 3 => 1024,              // along x, y
+        4 => 64,                    // along z
+        5 => i32::MAX,              // blocks along x
+        6 | 7 => 65535,             // along y, z
+        8 => SHARED_DEFAULT as i32, // shared memory a block
+        9 => 64 << 10,              // constant memory
+        10 => 32,                   // lanes of a warp
+        11 => i32::MAX,             // pitch of a copy
+        12 | 82 => 65536,           // registers a block, a multiprocessor
+        13 => 1_000_000,            // clock in kHz: no clock, so 1 GHz
+        14 => 512,                  // alignment of textures
+        23..=29 => 0,               // textures
         16 => MULTIPROCESSORS,
-        18 => 0,                            // not integrated
-        31 => 1,                            // concurrent kernels
-        36 => 1_000_000,                    // memory clock in kHz
-        37 => 512,                          // memory bus in bits
+        18 => 0,         // not integrated
+        31 => 1,         // concurrent kernels
+        36 => 1_000_000, // memory clock in kHz
+        37 => 512,       // memory bus in bits
         39 => THREADS_MULTIPROCESSOR,
-        40 => 1,                            // copies beside kernels: the streams' order allows it
-        41 => 1,                            // one address space for all contexts
-        75 => 8,                            // compute capability 8.0
+        40 => 1, // copies beside kernels: the streams' order allows it
+        41 => 1, // one address space for all contexts
+        75 => 8, // compute capability 8.0
         76 => 0,
-        78 => 1,                            // stream priorities
-        79 | 80 => 1,                       // L1 caches global and local memory
+        78 => 1,      // stream priorities
+        79 | 80 => 1, // L1 caches global and local memory
         81 => SHARED_MULTIPROCESSOR as i32,
-        87 => 2,                            // f32 to f64 throughput, as on the A100
+        87 => 2, // f32 to f64 throughput, as on the A100
         97 => SHARED_OPT_IN as i32,
         106 => BLOCKS_MULTIPROCESSOR,
         111 => SHARED_RESERVED as i32,
-        115 => 1,                           // memory pools
+        115 => 1, // memory pools
         _ => 0,
     }
 }

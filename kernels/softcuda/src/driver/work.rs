@@ -55,9 +55,9 @@ impl Work {
     /// Whether there is nothing to do: an empty copy is right whatever its pointers.
     fn is_empty(&self) -> bool {
         match *self {
-            Work::Upload { bytes, .. } | Work::Download { bytes, .. } | Work::Copy { bytes, .. } => {
-                bytes == 0
-            }
+            Work::Upload { bytes, .. }
+            | Work::Download { bytes, .. }
+            | Work::Copy { bytes, .. } => bytes == 0,
             Work::Fill { count, rows, .. } => count == 0 || rows == 0,
             _ => false,
         }

@@ -1,13 +1,19 @@
 //! The same bits twice, and with 1, 2 and 5 threads: forward and backward of every case.
 
-use tilegrad::{Failures, Family, same_bits, thread_counts};
+use tilegrad::{Failures, Family, cuda_backends, same_bits, thread_counts};
 
 fn check(family: &Family) {
     let mut failures = Failures::default();
+    let cpus = thread_counts().iter().map(|[one, two, five]| {
+        (one, vec![(two, "2 threads"), (five, "5 threads"), (two, "2 threads, again")])
+    });
+    // Blocks of a grid run in any order.
+    let cudas = cuda_backends().iter().map(|on| (on, vec![(on, "a second run")]));
+    let all: Vec<_> = cpus.chain(cudas).collect();
     for case in (family.cases)() {
-        for [one, two, five] in thread_counts() {
-            let expected = case.outputs(one);
-            for (on, what) in [(two, "2 threads"), (five, "5 threads"), (two, "2 threads, again")] {
+        for (first, others) in &all {
+            let expected = case.outputs(first);
+            for (on, what) in others {
                 let outcome = expected.as_ref().map_err(Clone::clone).and_then(|expected| {
                     let got = case.outputs(on)?;
                     for ((what, got), (_, expected)) in got.arrays().zip(expected.arrays()) {

@@ -1,13 +1,13 @@
 //! Wrong shapes, dtypes and devices: each is refused, with the documented words.
 
-use tilegrad::{Case, Failures, Family, TestBackend, default_backends, oracle};
-use tilegrad_engine::{Dtype, Error};
+use tilegrad::{Case, Failures, Family, TestBackend, cuda_backends, default_backends, oracle};
+use tilegrad_engine::{Device, Dtype, Error};
 
 /// Wrong shapes and arguments, as the table lists them.
 fn check(family: &Family) {
     let mut failures = Failures::default();
     for case in (family.errors)() {
-        for on in default_backends() {
+        for on in f32_backends() {
             let what = || {
                 let shapes: Vec<_> = case.inputs.iter().map(|i| &i.shape).collect();
                 format!("{} {shapes:?} on {}", case.op, on.name)
@@ -33,28 +33,34 @@ fn one_case_an_op() -> Vec<Case> {
     cases
 }
 
-fn cpus() -> impl Iterator<Item = &'static TestBackend> {
-    default_backends().iter().filter(|b| b.name.starts_with("cpu/"))
+/// Each backend once.
+fn f32_backends() -> impl Iterator<Item = &'static TestBackend> {
+    default_backends().iter().chain(cuda_backends().iter().filter(|on| on.dtype == Dtype::F32))
+}
+
+/// Those that must refuse what the reference accepts.
+fn without_reference() -> impl Iterator<Item = &'static TestBackend> {
+    f32_backends().filter(|on| on.backend.device() != Device::Reference)
 }
 
 /// reshape moves nothing; the others of these pass any dtype on by design.
 const ANY_DTYPE: [&str; 4] = ["reshape", "upload", "fill", "cast"];
 
 #[test]
-fn f64_on_the_cpu_is_unsupported() {
+fn f64_is_for_the_reference_only() {
     let mut failures = Failures::default();
     for case in one_case_an_op().iter().filter(|c| !ANY_DTYPE.contains(&c.op)) {
-        for on in cpus() {
+        for on in without_reference() {
             let inputs = case.tensors(&on.backend, Dtype::F64);
             let outcome = match inputs.and_then(|inputs| (case.run)(&inputs)) {
                 Ok(_) => Err("was accepted".to_string()),
                 Err(Error::Unsupported { dtype: Dtype::F64, .. }) => Ok(()),
-                Err(e) => Err(format!("says '{e}' instead of '.. not supported on cpu for f64'")),
+                Err(e) => Err(format!("says '{e}' instead of '.. not supported on .. for f64'")),
             };
             failures.check(|| format!("{} in f64 on {}", case.label, on.name), outcome);
         }
     }
-    failures.finish("f64 on cpu");
+    failures.finish("f64");
 }
 
 /// Ops on labels as well as on floats, which accept i32 where this test would want them not to.
@@ -67,7 +73,7 @@ fn integers_where_floats_belong_are_refused() {
         if MOVEMENT.contains(&case.op) || ANY_DTYPE.contains(&case.op) {
             continue;
         }
-        for on in default_backends() {
+        for on in f32_backends() {
             let mut wrong = case.clone();
             wrong.inputs = wrong.inputs.into_iter().map(|i| i.to_integers().as_i32()).collect();
             let inputs = wrong.tensors(&on.backend, on.dtype);
@@ -89,7 +95,7 @@ fn tensors_of_two_devices_do_not_mix() {
         if case.inputs.len() < 2 {
             continue;
         }
-        for on in cpus() {
+        for on in without_reference() {
             let outcome = mixed(&case, on);
             failures.check(|| format!("{} on {}", case.label, on.name), outcome);
         }
@@ -105,9 +111,11 @@ fn mixed(case: &Case, on: &TestBackend) -> Result<(), String> {
     match (case.run)(&inputs) {
         Ok(_) => Err("was accepted".to_string()),
         Err(e) => {
-            let expected =
-                "buffer is on reference, but the kernel runs on cpu; copy it there first";
-            match e.to_string().ends_with(expected) {
+            let device = on.backend.device();
+            let expected = format!(
+                "buffer is on reference, but the kernel runs on {device}; copy it there first"
+            );
+            match e.to_string().ends_with(&expected) {
                 true => Ok(()),
                 false => Err(format!("says '{e}' instead of '.. {expected}'")),
             }

@@ -2,8 +2,10 @@
 //! forward and backward. In 16 bits, each must give the exact sum, rounded once.
 
 use tilegrad::{
-    Failures, Family, Values, default_backends, exact_backends, half_backends, rounded, same_values,
+    Failures, Family, Values, cuda_backends, cuda_rungs, default_backends, exact_backends,
+    half_backends, rounded, same_values,
 };
+use tilegrad_engine::Dtype;
 
 fn check(family: &Family) {
     let mut failures = Failures::default();
@@ -12,7 +14,9 @@ fn check(family: &Family) {
         let list =
             if case.op.starts_with("conv2d") { exact_backends() } else { default_backends() };
         let expected = case.outputs(&list[0]);
-        for on in &list[1..] {
+        let cuda = cuda_backends().iter().chain(cuda_rungs(case.op));
+        let (wide, half): (Vec<_>, Vec<_>) = cuda.partition(|on| on.dtype == Dtype::F32);
+        for on in list[1..].iter().chain(wide) {
             let outcome = expected.as_ref().map_err(Clone::clone).and_then(|expected| {
                 let got = case.outputs(on)?;
                 for ((what, got), (_, expected)) in got.arrays().zip(expected.arrays()) {
@@ -24,7 +28,9 @@ fn check(family: &Family) {
         }
         // Numbers that all differ do not fit 16 bits.
         let fits = case.inputs.iter().all(|i| i.values != Values::Distinct);
-        for on in half_backends().iter().filter(|on| fits && !on.approximate_convolution) {
+        for on in
+            half_backends().iter().chain(half).filter(|on| fits && !on.approximate_convolution)
+        {
             let outcome = expected.as_ref().map_err(Clone::clone).and_then(|expected| {
                 let got = case.outputs(on)?;
                 for ((what, got), (_, expected)) in got.arrays().zip(expected.arrays()) {

@@ -131,9 +131,9 @@ settings! {
     /// Seed of all randomness: weights, order, augmentation, dropout
     #[arg(long, value_name = "N")]
     seed: u64 = 0;
-    /// Device: cpu or reference
+    /// Device: cpu, cuda, cuda:N, softcuda or reference [default: cuda where a GPU is, else cpu]
     #[arg(long)]
-    device: String = "cpu".to_string();
+    device: String = crate::device::best().to_string();
     /// Number format of activations: f32 or bf16; weights, statistics and gradients stay f32
     #[arg(long)]
     precision: String = "f32".to_string();
@@ -416,7 +416,7 @@ mod tests {
         assert!(message(|o| o.momentum = Some(1.0)).starts_with("--momentum must be 0 to below 1"));
         assert!(message(|o| o.label_smoothing = Some(1.5)).starts_with("--label-smoothing"));
         assert!(message(|o| o.model = Some("vgg".into())).contains("vgg"));
-        assert!(message(|o| o.device = Some("cuda".into())).contains("cuda"));
+        assert!(message(|o| o.device = Some("wgpu".into())).contains("wgpu"));
         let muon = |o: &mut Overrides| o.optimizer = Some(OptimizerKind::Muon);
         let error = with(|o| (muon(o), o.bias_lr = Some(0.0)).1).unwrap_err().to_string();
         assert_eq!(error, "--bias-lr must be above 0 with muon, got 0");

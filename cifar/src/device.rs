@@ -1,11 +1,12 @@
 //! From a device's name to its backend.
 
 use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use anyhow::{Result, bail, ensure};
 use tilegrad_engine::{Backend, Device, Dtype};
 use tilegrad_kernels::cpu::{Cpu, CpuOptions};
+use tilegrad_kernels::cuda::{self, Cuda, CudaOptions};
 use tilegrad_kernels::reference::Reference;
 
 /// A backend to compute on.
@@ -25,11 +26,23 @@ impl Compute {
         }
         Ok(match Device::from_str(name)? {
             Device::Reference => Compute { backend: Arc::new(Reference::new()), cpu: None },
-            _ => {
+            device @ (Device::Cuda(_) | Device::SoftCuda) => {
+                Compute { backend: Arc::new(Cuda::new(device, CudaOptions::default())?), cpu: None }
+            }
+            Device::Cpu | Device::Wgpu(_) => {
                 let cpu = Arc::new(Cpu::new(CpuOptions { threads, ..Default::default() })?);
                 Compute { backend: cpu.clone(), cpu: Some(cpu) }
             }
         })
+    }
+
+    /// Opens the device called `name`, or the best one that is there, and says on stderr which that is.
+    pub fn open_or_best(name: &Option<String>, threads: Option<usize>) -> Result<Compute> {
+        let compute = Compute::open(name.as_deref().unwrap_or(best()), threads)?;
+        if name.is_none() {
+            eprintln!("device: {}", compute.backend.description());
+        }
+        Ok(compute)
     }
 
     /// Worker threads: 1 except on the CPU backend.
@@ -47,22 +60,31 @@ impl Compute {
     }
 }
 
-/// Refuses names of devices that do not exist or that this build cannot open.
+/// Name of the best device that is really there: a GPU, else the CPU. softcuda is for those who ask for
+/// it.
+pub fn best() -> &'static str {
+    static BEST: OnceLock<&'static str> = OnceLock::new();
+    BEST.get_or_init(|| if cuda::probe(Device::Cuda(0)).is_ok() { "cuda" } else { "cpu" })
+}
+
+/// Refuses names of devices that do not exist or that cannot be opened here.
 pub fn check_name(name: &str) -> Result<()> {
     let device = Device::from_str(name)?;
-    if let Some(reason) = why_not(device) {
-        bail!("device {device} is not available: {reason}; available are cpu and reference");
+    if let Err(reason) = probe(device) {
+        let others = [Device::Cpu, Device::Cuda(0), Device::SoftCuda, Device::Reference];
+        let there = others.into_iter().filter(|&other| other != device && probe(other).is_ok());
+        let there: Vec<String> = there.map(|device| device.to_string()).collect();
+        bail!("device {device} is not available: {reason}; available are {}", there.join(", "));
     }
     Ok(())
 }
 
-/// Why this build cannot open `device`, if it cannot.
-pub fn why_not(device: Device) -> Option<&'static str> {
+/// What `device` is, where that is known without opening it; or why it cannot be opened.
+pub fn probe(device: Device) -> std::result::Result<Option<String>, String> {
     match device {
-        Device::Cpu | Device::Reference => None,
-        Device::Cuda(_) => Some("this build has no CUDA backend"),
-        Device::Wgpu(_) => Some("this build has no wgpu backend"),
-        Device::SoftCuda => Some("this build has no software CUDA device"),
+        Device::Cpu | Device::Reference => Ok(None),
+        Device::Cuda(_) | Device::SoftCuda => cuda::probe(device).map(Some),
+        Device::Wgpu(_) => Err("this build has no wgpu backend".to_string()),
     }
 }
 

@@ -136,7 +136,8 @@ fn summary_and_devices_print_tables() {
     assert!(text.contains("BatchNorm2d(16)") && text.contains("Multiply-adds"), "{text}");
     let text = ok(cifar(dir.path(), &["devices"]));
     assert!(text.lines().any(|l| l.starts_with("cpu") && l.contains("available")), "{text}");
-    assert!(text.lines().any(|l| l.starts_with("cuda") && l.contains("absent")), "{text}");
+    let cuda = text.lines().find(|l| l.starts_with("cuda")).expect("every device has a line");
+    assert!(cuda.contains("absent     no NVIDIA driver") || cuda.contains("available"), "{text}");
 }
 
 #[test]

@@ -186,7 +186,7 @@ fn impossible_runs_are_refused_before_anything_is_made() {
         (&["--alternating-flip", "--flip=false"], "but --flip=false says never"),
         (&["--padding", "mirror"], "invalid value 'mirror' for '--padding"),
         (&["--preset", "speedrun", "--crop", "30"], "crop_padding is 30"),
-        (&["--device", "cuda"], "device cuda is not available"),
+        (&["--device", "cuda:99"], "device cuda:99 is not available"),
         (&["--device", "tpu"], "unknown device 'tpu'"),
         (&["--precision", "f64"], "--precision must be f32 or bf16"),
         (&["--data", "nowhere"], "nowhere"),

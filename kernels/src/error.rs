@@ -77,6 +77,16 @@ pub enum Error {
         /// Bytes in use at that time.
         in_use: usize,
     },
+    /// The device's driver refused a call, or reports that a kernel failed.
+    #[error("{op}: the driver of {device} says: {detail}")]
+    Driver {
+        /// What was running.
+        op: &'static str,
+        /// The device.
+        device: Device,
+        /// The driver's words.
+        detail: String,
+    },
     /// A device name that is not one of ours.
     #[error("unknown device '{name}': expected cpu, cuda[:i], wgpu[:i], softcuda or reference")]
     UnknownDevice {

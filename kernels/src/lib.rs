@@ -2,10 +2,11 @@
 //! gradient and no layer.
 //!
 //! [`Backend`] is the one dispatch point of the project: a method for each pass of each kernel
-//! family. Two backends implement it here:
+//! family. Three backends implement it here:
 //!
 //! - [`reference::Reference`]: plain loops over f32 and f64, never optimised. It is the oracle.
 //! - [`cpu::Cpu`]: SIMD chosen at run time, threads, pooled memory.
+//! - [`cuda::Cuda`]: CUDA kernels, on an NVIDIA GPU or on softcuda.
 //!
 //! A method either runs its kernel on its own device or answers [`Error::Unsupported`]; nothing
 //! falls back silently. Methods may return before the device has finished (only
@@ -15,6 +16,7 @@
 pub mod args;
 mod buffer;
 pub mod cpu;
+pub mod cuda;
 mod derived;
 mod dtype;
 mod error;

@@ -223,7 +223,9 @@ impl ErrorCase {
         let inputs = self.inputs.iter().enumerate();
         let tensors = inputs.map(|(i, x)| x.tensor(&on.backend, on.dtype, stream_of(self.op, i)));
         let tensors: Vec<Tensor> = tensors.collect::<Result<_>>().map_err(|e| e.to_string())?;
-        match (self.run)(&tensors) {
+        // What depends on data that only the device has seen is reported when the host next waits for it.
+        let waited = (self.run)(&tensors).and_then(|y| Ok((y, on.backend.synchronize()?)));
+        match waited {
             Ok(_) => Err(format!("was accepted; it should say '{}'", self.message)),
             Err(e) if e.to_string() == self.message => Ok(()),
             Err(e) => Err(format!("says '{e}' instead of '{}'", self.message)),

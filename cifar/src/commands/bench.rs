@@ -56,9 +56,9 @@ pub struct Args {
     /// Threads of the CPU device [default: one a core]
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
-    /// Device: cpu or reference
-    #[arg(long, default_value = "cpu")]
-    device: String,
+    /// Device: cpu, cuda, cuda:N, softcuda or reference [default: cuda where a GPU is, else cpu]
+    #[arg(long)]
+    device: Option<String>,
     /// One JSON line
     #[arg(long)]
     json: bool,
@@ -78,7 +78,7 @@ pub fn run(args: Args) -> Result<()> {
         args.steps
     );
     let precision = device::precision("dtype", &args.dtype)?;
-    let compute = Compute::open(&args.device, args.threads)?;
+    let compute = Compute::open_or_best(&args.device, args.threads)?;
     let (mut times, profile) = compute.enter(|| {
         let mut bench =
             Bench::new(&compute.backend, ModelConfig::new(kind, CLASSES), args.batch, args.mode)?;
@@ -120,7 +120,7 @@ pub fn run(args: Args) -> Result<()> {
             "images_per_second": round(images_per_second, 1),
             "median_ms": round(median, 2),
             "min_ms": round(least, 2),
-            "device": args.device,
+            "device": compute.backend.device().to_string(),
             "peak_bytes": memory.peak,
             "peak_resident_bytes": peak_resident(),
         });

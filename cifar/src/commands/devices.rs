@@ -3,7 +3,7 @@
 use anyhow::Result;
 use tilegrad_engine::Device;
 
-use crate::device::{Compute, why_not};
+use crate::device::{Compute, probe};
 use crate::outln;
 
 /// Flags of `cifar devices`.
@@ -19,9 +19,10 @@ pub fn run(args: Args) -> Result<()> {
     let devices =
         [Device::Cpu, Device::Cuda(0), Device::Wgpu(0), Device::SoftCuda, Device::Reference];
     for device in devices {
-        let state = match why_not(device) {
-            Some(reason) => Err(reason.to_string()),
-            None => Compute::open(&device.to_string(), None)
+        let state = match probe(device) {
+            Err(reason) => Err(reason),
+            Ok(Some(description)) => Ok(description),
+            Ok(None) => Compute::open(&device.to_string(), None)
                 .map(|compute| compute.backend.description())
                 .map_err(|e| format!("{e:#}")),
         };

@@ -36,9 +36,9 @@ pub struct Args {
     /// by a pixel
     #[arg(long)]
     tta: bool,
-    /// Device: cpu or reference
-    #[arg(long, default_value = "cpu")]
-    device: String,
+    /// Device: cpu, cuda, cuda:N, softcuda or reference [default: cuda where a GPU is, else cpu]
+    #[arg(long)]
+    device: Option<String>,
     /// Number format of activations: f32 or bf16
     #[arg(long, default_value = "f32")]
     precision: String,
@@ -62,7 +62,7 @@ pub fn run(args: Args) -> Result<()> {
         args.synthetic_test
     );
     let precision = device::precision("precision", &args.precision)?;
-    let compute = Compute::open(&args.device, args.threads)?;
+    let compute = Compute::open_or_best(&args.device, args.threads)?;
     let path = run_dir::checkpoint_in(&args.checkpoint)?;
     let load = |split| match args.data.as_str() {
         "synthetic" => {

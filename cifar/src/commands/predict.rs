@@ -33,9 +33,9 @@ pub struct Args {
     /// Classes to show
     #[arg(long, value_name = "N", default_value_t = 5)]
     top: usize,
-    /// Device: cpu or reference
-    #[arg(long, default_value = "cpu")]
-    device: String,
+    /// Device: cpu, cuda, cuda:N, softcuda or reference [default: cuda where a GPU is, else cpu]
+    #[arg(long)]
+    device: Option<String>,
     /// Threads of the CPU device [default: one a core]
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
@@ -52,7 +52,7 @@ pub fn run(args: Args) -> Result<()> {
         None => run_dir::newest_checkpoint()
             .context("there is no runs/*/weights/best.safetensors here; give --model-file")?,
     };
-    let compute = Compute::open(&args.device, args.threads)?;
+    let compute = Compute::open_or_best(&args.device, args.threads)?;
     let loaded = model::open(&path, &compute.backend)?;
     for images in args.images.chunks(BATCH) {
         let rows = compute.enter(|| classify(&compute, &loaded, images))?;

@@ -1,0 +1,350 @@
+//! Device memory: a pool that gives freed blocks out again, in the order of the streams.
+//!
+//! Kernels run one after the other on the compute stream. A block may thus be given out as soon as its
+//! buffer is dropped, while the device still works on it: whatever kernel gets it next comes later. Only
+//! uploads run beside the kernels, on the copy stream; their blocks have free lists of their own, with an
+//! event each that says when the last kernel that could use the block is done.
+
+use std::any::Any;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use cudarc::driver::result;
+use cudarc::driver::sys::CUresult;
+
+use super::context::{Context, Event};
+use super::staging::Staging;
+use crate::{Buffer, Device, Dtype, Error, MemoryStats, Result, Storage};
+
+const OP: &str = "memory";
+
+/// Smallest block, and what the driver aligns to: vector loads of 16 bytes need no check.
+const ALIGN: usize = 256;
+
+struct Block {
+    pointer: u64,
+    capacity: usize,
+}
+
+#[derive(Default)]
+struct State {
+    free: BTreeMap<usize, Vec<Block>>,
+    free_uploads: BTreeMap<usize, Vec<(Block, Event)>>,
+    stats: MemoryStats,
+}
+
+/// How a [`Pool`] behaves.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PoolOptions {
+    /// Fill every new buffer with 0xFF, NaN in every float type, before a kernel writes it.
+    pub poison: bool,
+    /// Give every buffer an allocation of its own of exactly its bytes, and free it when dropped: a
+    /// checker of the device's memory then sees every overrun.
+    pub exact: bool,
+}
+
+/// The memory of one backend.
+pub struct Pool {
+    // Before the context: events and pinned memory go while that still exists.
+    state: Mutex<State>,
+    staging: Staging,
+    options: PoolOptions,
+    context: Arc<Context>,
+}
+
+impl Pool {
+    /// An empty pool.
+    pub fn new(context: Arc<Context>, options: PoolOptions) -> Arc<Pool> {
+        let staging = Staging::new(context.clone());
+        Arc::new(Pool { context, options, state: Mutex::default(), staging })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // A panic while the lock is held cannot leave the lists half-changed: every update is one push or
+        // pop.
+        self.state.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// Counters.
+    pub fn stats(&self) -> MemoryStats {
+        self.state().stats
+    }
+
+    /// Starts a new peak from what is in use now.
+    pub fn reset_peak(&self) {
+        let mut state = self.state();
+        state.stats.peak = state.stats.in_use;
+    }
+
+    /// Gives the cached blocks back to the driver.
+    pub fn trim(&self) {
+        let (free, uploads) = {
+            let mut state = self.state();
+            state.stats.cached = 0;
+            (std::mem::take(&mut state.free), std::mem::take(&mut state.free_uploads))
+        };
+        let uploads = uploads.into_values().flatten().map(|(block, _)| block);
+        for block in free.into_values().flatten().chain(uploads) {
+            self.free(block);
+        }
+    }
+
+    /// Block sizes: multiples of 1/8 of a power of two, at most 25 % above the request, so that nearly
+    /// equal sizes share a list.
+    fn round_up(&self, bytes: usize) -> usize {
+        if self.options.exact {
+            return bytes.max(1);
+        }
+        let bytes = bytes.max(ALIGN);
+        let step = (bytes.next_power_of_two() / 8).max(ALIGN);
+        bytes.div_ceil(step) * step
+    }
+
+    fn bytes(&self, dtype: Dtype, len: usize) -> Result<usize> {
+        let bytes = len.checked_mul(dtype.size()).filter(|&b| b < isize::MAX as usize / 2);
+        bytes.ok_or_else(|| self.out_of_memory(usize::MAX))
+    }
+
+    fn out_of_memory(&self, requested: usize) -> Error {
+        let in_use = self.stats().in_use;
+        Error::OutOfMemory { device: self.context.device, requested, in_use }
+    }
+
+    /// Memory for a kernel to write: stale contents (or NaN, see [`PoolOptions::poison`]).
+    pub fn alloc(self: &Arc<Self>, dtype: Dtype, len: usize) -> Result<CudaMemory> {
+        let capacity = self.round_up(self.bytes(dtype, len)?);
+        self.context.bind(OP)?;
+        let cached = {
+            let mut state = self.state();
+            // The smallest free block that fits and is at most twice the request.
+            let mut lists = state.free.range_mut(capacity..=2 * capacity);
+            let block = lists.find_map(|(_, blocks)| blocks.pop());
+            state.stats.cached -= block.as_ref().map_or(0, |b| b.capacity);
+            block
+        };
+        let block = match cached {
+            Some(block) => block,
+            None => self.ask_driver(capacity)?,
+        };
+        self.count(block.capacity);
+        let memory = CudaMemory::new(block, self.clone(), None);
+        if self.options.poison {
+            self.set_bytes(&memory, 0xFF)?;
+        }
+        Ok(memory)
+    }
+
+    /// Sets every byte of `memory`, in the order of the kernels.
+    pub fn set_bytes(&self, memory: &CudaMemory, byte: u8) -> Result<()> {
+        self.context.bind(OP)?;
+        let (pointer, bytes) = (memory.pointer(), memory.block().capacity);
+        // SAFETY: the block has that many bytes.
+        let answer = unsafe { result::memset_d8_async(pointer, byte, bytes, self.context.compute) };
+        self.context.checked(OP, answer)
+    }
+
+    /// Copies host bytes to new memory, beside the kernels that run; those handed in later see them.
+    pub fn upload(self: &Arc<Self>, dtype: Dtype, bytes: &[u8]) -> Result<Buffer> {
+        const OP: &str = "upload";
+        if !bytes.len().is_multiple_of(dtype.size()) {
+            let (got, size) = (bytes.len(), dtype.size());
+            let detail =
+                format!("{got} bytes are not a whole number of {dtype} ({size} bytes each)");
+            return Err(Error::shape(OP, detail));
+        }
+        let len = bytes.len() / dtype.size();
+        let capacity = self.round_up(bytes.len());
+        let context = &self.context;
+        context.bind(OP)?;
+        let cached = {
+            let mut state = self.state();
+            let mut lists = state.free_uploads.range_mut(capacity..=2 * capacity);
+            let found = lists.find_map(|(_, blocks)| blocks.pop());
+            state.stats.cached -= found.as_ref().map_or(0, |(block, _)| block.capacity);
+            found
+        };
+        let (block, event) = match cached {
+            Some(found) => found,
+            None => {
+                let block = self.ask_driver(capacity)?;
+                // The allocation is in the order of the compute stream.
+                let event = Event::new(OP, context)?;
+                event.record(OP, context, context.compute)?;
+                (block, event)
+            }
+        };
+        event.make_wait(OP, context, context.copy)?;
+        self.count(block.capacity);
+        let memory = CudaMemory::new(block, self.clone(), Some(event));
+        self.staging.upload(memory.pointer(), bytes)?;
+        Ok(memory.into_buffer(dtype, len))
+    }
+
+    /// Copies the first `bytes` of `memory` to the host, after all that was handed in so far.
+    pub fn download(&self, memory: &CudaMemory, bytes: usize) -> Result<Vec<u8>> {
+        assert!(bytes <= memory.block().capacity, "a buffer is not larger than its memory");
+        let mut out = vec![0; bytes];
+        self.staging.download(memory.pointer(), &mut out)?;
+        Ok(out)
+    }
+
+    fn ask_driver(&self, capacity: usize) -> Result<Block> {
+        let ask = || {
+            let context = &self.context;
+            match context.cuda.has_async_alloc() {
+                // SAFETY: capacity is at least 1; the block's only owner frees it, on the same stream.
+                true => unsafe { result::malloc_async(context.compute, capacity) },
+                // SAFETY: as above.
+                false => unsafe { result::malloc_sync(capacity) },
+            }
+        };
+        let mut answer = ask();
+        if answer.is_err_and(|e| e.0 == CUresult::CUDA_ERROR_OUT_OF_MEMORY) {
+            self.trim();
+            self.context.synchronize(OP)?; // the driver has it back only then
+            answer = ask();
+        }
+        self.state().stats.system_allocations += 1;
+        match answer {
+            Ok(pointer) => Ok(Block { pointer, capacity }),
+            Err(e) if e.0 == CUresult::CUDA_ERROR_OUT_OF_MEMORY => {
+                Err(self.out_of_memory(capacity))
+            }
+            Err(e) => self.context.checked(OP, Err(e)),
+        }
+    }
+
+    fn count(&self, capacity: usize) {
+        let mut state = self.state();
+        state.stats.in_use += capacity;
+        state.stats.peak = state.stats.peak.max(state.stats.in_use);
+    }
+
+    fn free(&self, block: Block) {
+        if self.context.bind(OP).is_err() {
+            return; // the context is lost, and its memory with it
+        }
+        let _ = match self.context.cuda.has_async_alloc() {
+            // SAFETY: from `ask_driver`, by the same choice; the caller gave up the only handle. Kernels that
+            // use the block were handed to the same stream before.
+            true => unsafe { result::free_async(block.pointer, self.context.compute) },
+            // SAFETY: as above; the driver waits for the kernels.
+            false => unsafe { result::free_sync(block.pointer) },
+        };
+    }
+
+    /// Takes a block back whose buffer was dropped.
+    fn give_back(&self, block: Block, event: Option<Event>) {
+        let capacity = block.capacity;
+        self.state().stats.in_use -= capacity;
+        if self.options.exact {
+            return self.free(block);
+        }
+        match event {
+            None => {
+                let mut state = self.state();
+                state.free.entry(capacity).or_default().push(block);
+                state.stats.cached += capacity;
+            }
+            Some(event) => {
+                let context = &self.context;
+                // If the event cannot be recorded, nobody could know when the block is free.
+                let recorded =
+                    context.bind(OP).and_then(|_| event.record(OP, context, context.compute));
+                if recorded.is_err() {
+                    return self.free(block);
+                }
+                let mut state = self.state();
+                state.free_uploads.entry(capacity).or_default().push((block, event));
+                state.stats.cached += capacity;
+            }
+        }
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.trim();
+    }
+}
+
+/// One block of a [`Pool`]; returns to it when dropped.
+pub struct CudaMemory {
+    block: Option<Block>,
+    /// Of memory that uploads write.
+    event: Option<Event>,
+    pool: Arc<Pool>,
+}
+
+impl CudaMemory {
+    fn new(block: Block, pool: Arc<Pool>, event: Option<Event>) -> CudaMemory {
+        CudaMemory { block: Some(block), event, pool }
+    }
+
+    fn block(&self) -> &Block {
+        self.block.as_ref().expect("taken only in drop")
+    }
+
+    /// Address on the device.
+    pub fn pointer(&self) -> u64 {
+        self.block().pointer
+    }
+
+    /// Wraps it as a buffer of `len` elements.
+    pub fn into_buffer(self, dtype: Dtype, len: usize) -> Buffer {
+        assert!(len <= self.block().capacity / dtype.size());
+        Buffer::new(dtype, len, Arc::new(self))
+    }
+
+    /// The memory behind a buffer; `None` if it is of another kind of device.
+    pub fn of(x: &Buffer) -> Option<&CudaMemory> {
+        x.storage().as_any().downcast_ref::<CudaMemory>()
+    }
+
+    /// Whether this memory belongs to `pool`.
+    pub fn is_of(&self, pool: &Arc<Pool>) -> bool {
+        Arc::ptr_eq(&self.pool, pool)
+    }
+
+    /// The address of a buffer that a kernel will change in place. When others hold it too, it is copied
+    /// first: they keep the old value.
+    pub fn update(op: &'static str, pool: &Arc<Pool>, x: &mut Buffer) -> Result<u64> {
+        if x.storage_mut().is_none() {
+            let old = CudaMemory::of(x).expect("checked by the caller");
+            let new = pool.alloc(x.dtype(), x.len())?;
+            let (bytes, context) = (x.len() * x.dtype().size(), &pool.context);
+            context.bind(op)?;
+            if bytes > 0 {
+                // SAFETY: both blocks hold x.len() elements, and the copy is in the order of the kernels.
+                let answer = unsafe {
+                    result::memcpy_dtod_async(new.pointer(), old.pointer(), bytes, context.compute)
+                };
+                context.checked(op, answer)?;
+            }
+            *x = new.into_buffer(x.dtype(), x.len());
+        }
+        let storage = x.storage_mut().expect("unique: just copied if it was not");
+        let memory = storage.as_any_mut().downcast_mut::<CudaMemory>();
+        Ok(memory.expect("checked by the caller").pointer())
+    }
+}
+
+impl Storage for CudaMemory {
+    fn device(&self) -> Device {
+        self.pool.context.device
+    }
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+    fn as_any_mut(&mut self) -> &mut dyn Any {
+        self
+    }
+}
+
+impl Drop for CudaMemory {
+    fn drop(&mut self) {
+        if let Some(block) = self.block.take() {
+            self.pool.give_back(block, self.event.take());
+        }
+    }
+}

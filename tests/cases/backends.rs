@@ -134,33 +134,35 @@ pub fn backends() -> impl Iterator<Item = &'static TestBackend> {
 }
 
 /// The CUDA kernels in f32, f16 and bf16: on softcuda, or on the GPU if `TILEGRAD_CUDA_TESTS=cuda` says so (one
-/// process has one CUDA driver). Every buffer is an allocation of its own, so that softcuda and
-/// compute-sanitizer see each overrun, and full of NaN.
+/// process has one CUDA driver).
 pub fn cuda_backends() -> &'static [TestBackend] {
     static LIST: OnceLock<Vec<TestBackend>> = OnceLock::new();
-    LIST.get_or_init(|| {
-        let name = std::env::var("TILEGRAD_CUDA_TESTS").unwrap_or("softcuda".to_string());
-        let device: Device = name.parse().unwrap_or_else(|e| panic!("TILEGRAD_CUDA_TESTS: {e}"));
-        let options = CudaOptions { poison: true, exact_allocations: true, ..Default::default() };
-        match Cuda::new(device, options) {
-            Ok(cuda) => {
-                let backend: Arc<dyn Backend> = Arc::new(cuda);
-                let of = |dtype| TestBackend {
-                    name: format!("{device}/{dtype}"),
-                    backend: backend.clone(),
-                    dtype,
-                    rounding: dtype,
-                    approximate_convolution: false,
-                    forced_convolution: false,
-                };
-                [Dtype::F32, Dtype::F16, Dtype::BF16].map(of).to_vec()
-            }
-            Err(e) => {
-                eprintln!("SKIPPED {device}: {e}");
-                Vec::new()
-            }
+    LIST.get_or_init(|| cuda_with("", CudaOptions::default()))
+}
+
+/// The same with options and a name for them; none where there is no device. Every buffer is an allocation of
+/// its own, so that softcuda and compute-sanitizer see each overrun, and full of NaN.
+pub fn cuda_with(name: &str, options: CudaOptions) -> Vec<TestBackend> {
+    let device = std::env::var("TILEGRAD_CUDA_TESTS").unwrap_or("softcuda".to_string());
+    let device: Device = device.parse().unwrap_or_else(|e| panic!("TILEGRAD_CUDA_TESTS: {e}"));
+    match Cuda::new(device, CudaOptions { poison: true, exact_allocations: true, ..options }) {
+        Ok(cuda) => {
+            let backend: Arc<dyn Backend> = Arc::new(cuda);
+            let of = |dtype| TestBackend {
+                name: format!("{device}{name}/{dtype}"),
+                backend: backend.clone(),
+                dtype,
+                rounding: dtype,
+                approximate_convolution: false,
+                forced_convolution: false,
+            };
+            [Dtype::F32, Dtype::F16, Dtype::BF16].map(of).to_vec()
         }
-    })
+        Err(e) => {
+            eprintln!("SKIPPED {device}{name}: {e}");
+            Vec::new()
+        }
+    }
 }
 
 /// The same CPU with 1, 2 and 5 threads, for each instruction set, and for the strongest in bf16.

@@ -6,8 +6,8 @@
 use std::collections::HashMap;
 
 use tilegrad::{
-    Failures, Family, TestBackend, Tolerance, backends, compare, cuda_backends, half_backends,
-    oracle, oracle_of,
+    Failures, Family, TestBackend, Tolerance, backends, compare, cuda_backends, cuda_rungs,
+    half_backends, oracle, oracle_of,
 };
 use tilegrad_engine::{Device, Dtype};
 
@@ -16,7 +16,8 @@ fn check(family: &Family) {
     for case in (family.cases)() {
         // What the oracle answers, for each rounding of the inputs.
         let mut expected = HashMap::new();
-        for on in backends().chain(half_backends()).chain(cuda_backends()) {
+        let cuda = cuda_backends().iter().chain(cuda_rungs(case.op));
+        for on in backends().chain(half_backends()).chain(cuda) {
             let expected =
                 expected.entry(on.rounding).or_insert_with(|| case.outputs(&oracle_of(on)));
             let expected = match expected {

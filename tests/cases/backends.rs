@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 use tilegrad_engine::{Backend, Device, Dtype};
 use tilegrad_kernels::cpu::simd::Isa;
 use tilegrad_kernels::cpu::{ConvAlgorithm, Cpu, CpuOptions};
-use tilegrad_kernels::cuda::{Cuda, CudaOptions};
+use tilegrad_kernels::cuda::{self, Cuda, CudaOptions, MatmulAlgorithm};
 use tilegrad_kernels::reference::Reference;
 
 /// A backend, at one dtype.
@@ -103,7 +103,7 @@ fn f32_isas() -> impl Iterator<Item = Isa> {
     Isa::ALL.into_iter().filter(|&isa| isa != Isa::Avx512Bf16)
 }
 
-/// The same CPU at a dtype of 16 bits.
+/// The same backend at another dtype.
 pub fn at(on: TestBackend, dtype: Dtype) -> TestBackend {
     TestBackend { name: format!("{}/{dtype}", on.name), dtype, rounding: dtype, ..on }
 }
@@ -133,34 +133,70 @@ pub fn backends() -> impl Iterator<Item = &'static TestBackend> {
     default_backends().iter().chain(&exact_backends()[1..])
 }
 
-/// The CUDA kernels in f32, f16 and bf16: on softcuda, or on the GPU if `TILEGRAD_CUDA_TESTS=cuda` says so (one
-/// process has one CUDA driver).
+/// The CUDA kernels in f32, f16 and bf16, as users run them: on softcuda, or on the GPU if
+/// `TILEGRAD_CUDA_TESTS=cuda` says so (one process has one CUDA driver).
 pub fn cuda_backends() -> &'static [TestBackend] {
     static LIST: OnceLock<Vec<TestBackend>> = OnceLock::new();
-    LIST.get_or_init(|| cuda_with("", CudaOptions::default()))
+    LIST.get_or_init(|| {
+        let on = cuda_with("", CudaOptions::default());
+        let dtypes = |on: TestBackend| CUDA_DTYPES.map(|dtype| at(on.clone(), dtype));
+        on.into_iter().flat_map(dtypes).collect()
+    })
 }
 
-/// The same with options and a name for them; none where there is no device. Every buffer is an allocation of
-/// its own, so that softcuda and compute-sanitizer see each overrun, and full of NaN.
-pub fn cuda_with(name: &str, options: CudaOptions) -> Vec<TestBackend> {
+const CUDA_DTYPES: [Dtype; 3] = [Dtype::F32, Dtype::F16, Dtype::BF16];
+
+/// The rungs of CUDA's ladders for `op`, each forced wherever it applies. (Not tf32, which is less exact
+/// than the tolerances of f32.)
+pub fn cuda_rungs(op: &str) -> impl Iterator<Item = &'static TestBackend> {
+    static LIST: OnceLock<Vec<(&[&str], TestBackend)>> = OnceLock::new();
+    let list = LIST.get_or_init(|| {
+        let mut list: Vec<(&[&str], TestBackend)> = Vec::new();
+        if cuda_backends().is_empty() {
+            return list;
+        }
+        let mut add = |ops, name: &str, options, is_for: &dyn Fn(Dtype) -> bool| {
+            let on = cuda_with(name, options).expect("it was there for cuda_backends");
+            let dtypes = CUDA_DTYPES.into_iter().filter(|&dtype| is_for(dtype));
+            list.extend(dtypes.map(|dtype| (ops, at(on.clone(), dtype))));
+        };
+        let first = CudaOptions { first_rung: true, ..Default::default() };
+        add(&["softmax", "log_softmax"], "/first", first, &|_| true);
+        for rung in MatmulAlgorithm::ALL {
+            if rung == MatmulAlgorithm::TensorCoreTf32 {
+                continue;
+            }
+            let options = CudaOptions { matmul: Some(rung), ..Default::default() };
+            add(&["matmul", "linear"], &format!("/{rung}"), options, &|dtype| rung.is_for(dtype));
+        }
+        for rung in cuda::ConvAlgorithm::ALL {
+            let options = CudaOptions { conv: Some(rung), ..Default::default() };
+            let ops = &["conv2d", "conv2d_inference"];
+            add(ops, &format!("/{rung}"), options, &|dtype| rung.is_for(dtype));
+        }
+        list
+    });
+    list.iter().filter(move |(ops, _)| ops.contains(&op)).map(|(_, on)| on)
+}
+
+/// The CUDA kernels with options, and a name for those, in f32; none where there is no device. Every buffer is
+/// an allocation of its own, so that softcuda and compute-sanitizer see each overrun, and full of NaN.
+pub fn cuda_with(name: &str, options: CudaOptions) -> Option<TestBackend> {
     let device = std::env::var("TILEGRAD_CUDA_TESTS").unwrap_or("softcuda".to_string());
     let device: Device = device.parse().unwrap_or_else(|e| panic!("TILEGRAD_CUDA_TESTS: {e}"));
-    match Cuda::new(device, CudaOptions { poison: true, exact_allocations: true, ..options }) {
-        Ok(cuda) => {
-            let backend: Arc<dyn Backend> = Arc::new(cuda);
-            let of = |dtype| TestBackend {
-                name: format!("{device}{name}/{dtype}"),
-                backend: backend.clone(),
-                dtype,
-                rounding: dtype,
-                approximate_convolution: false,
-                forced_convolution: false,
-            };
-            [Dtype::F32, Dtype::F16, Dtype::BF16].map(of).to_vec()
-        }
+    let options = CudaOptions { poison: true, exact_allocations: true, ..options };
+    match Cuda::new(device, options) {
+        Ok(cuda) => Some(TestBackend {
+            name: format!("{device}{name}"),
+            backend: Arc::new(cuda),
+            dtype: Dtype::F32,
+            rounding: Dtype::F32,
+            approximate_convolution: false,
+            forced_convolution: false,
+        }),
         Err(e) => {
-            eprintln!("SKIPPED {device}{name}: {e}");
-            Vec::new()
+            eprintln!("SKIPPED {device}: {e}");
+            None
         }
     }
 }

@@ -24,7 +24,7 @@ pub mod pool2d;
 pub mod reduce;
 
 pub use backends::{
-    TestBackend, at, backends, cpu_with, cuda_backends, cuda_with, default_backends,
+    TestBackend, at, backends, cpu_with, cuda_backends, cuda_rungs, cuda_with, default_backends,
     exact_backends, half_backends, oracle, oracle_of, thread_counts,
 };
 pub use case::{Case, ErrorCase, Outputs};

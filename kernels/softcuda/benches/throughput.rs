@@ -1,0 +1,2 @@
+//! Lane-instructions a second.
+fn main() {}

@@ -99,21 +99,44 @@ struct Strided {
     __device__ const T* at(Place row, Step k) const { return row && k < k_end ? row + k * stride_k : nullptr; }
 };
 
+// Elements of an operand, as loads of global memory that no one writes. The compiler cannot always tell that an address
+// which may be null lies there, and would search all state spaces for it.
+__device__ inline f32 load_global(const f32* x) {
+    f32 v;
+    asm("ld.global.nc.f32 %0, [%1];" : "=f"(v) : "l"(__cvta_generic_to_global(x)));
+    return v;
+}
+
+template <class T>
+__device__ inline T load_global(const T* x) {
+    T v;
+    asm("ld.global.nc.u16 %0, [%1];" : "=h"(v.bits) : "l"(__cvta_generic_to_global(x)));
+    return v;
+}
+
+__device__ inline Vector<f32, 4> load_global_vector(const f32* x) {
+    Vector<f32, 4> v;
+    asm("ld.global.nc.v4.f32 {%0,%1,%2,%3}, [%4];"
+        : "=f"(v.at[0]), "=f"(v.at[1]), "=f"(v.at[2]), "=f"(v.at[3])
+        : "l"(__cvta_generic_to_global(x)));
+    return v;
+}
+
 template <class T>
 __device__ inline T value_or_zero(const T* x) {
-    return x ? *x : T{};
+    return x ? load_global(x) : T{};
 }
 
 // V neighbours of an operand, along k or along mn as the loader says, from (place, k) on. Without VECTOR they are read one
-// by one, and mn-contiguous loaders need a place for each.
+// by one, and mn-contiguous loaders need a place for each. (With it only f32 comes this way: 16 bits go by cp.async.)
 template <int V, bool VECTOR, class Loader, class Place>
 __device__ inline Vector<typename Loader::Element, V> fetch(const Loader& loader, const Place* places, u32 k) {
     typedef typename Loader::Element T;
     Vector<T, V> v = {};
-    if (VECTOR) {
+    if constexpr (VECTOR) {
         const T* x = loader.at(places[0], loader.step(k));
-        if (x) v = load_vector<V>(x);
-    } else if (Loader::K_CONTIGUOUS) {
+        if (x) v = load_global_vector(x);
+    } else if constexpr (Loader::K_CONTIGUOUS) {
 #pragma unroll
         for (int e = 0; e < V; e++) v.at[e] = value_or_zero(loader.at(places[0], loader.step(k + e)));
     } else {

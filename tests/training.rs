@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use tilegrad::{cpu_with, default_backends};
+use tilegrad::{cpu_with, cuda_backends, default_backends};
 use tilegrad_engine::{Backend, Gradients, Tensor, ops};
 use tilegrad_kernels::MemoryStats;
 use tilegrad_kernels::cpu::simd::Isa;
@@ -185,4 +185,24 @@ fn evaluation_needs_less_memory_than_training() {
     tilegrad_engine::no_grad(|| model.forward(&data.0, &mut Context::eval())).unwrap();
     let evaluation = on.backend.memory().peak;
     assert!(evaluation * 3 < training, "{evaluation} bytes to evaluate, {training} to train");
+}
+
+/// The CUDA kernels through whole steps, beside the CPU's.
+#[test]
+fn five_steps_through_cuda_have_the_losses_of_the_cpu() {
+    const BATCH: usize = 8;
+    // Exact allocations full of NaN: with all of softcuda's checks.
+    let Some(cuda) = cuda_backends().first() else { return };
+    for kind in [ModelKind::SimpleCnn, ModelKind::Resnet20] {
+        let losses = |backend: &Arc<dyn Backend>| {
+            let model = Model::new(backend, ModelConfig::new(kind, 10), 42).unwrap();
+            let (mut sgd, batch) = (sgd(), images(BATCH, 32, backend));
+            (0..5).map(|i| train_step(&model, &mut sgd, &batch, 0.01, i)).collect::<Vec<f64>>()
+        };
+        let (ours, expected) = (losses(&cuda.backend), losses(&tilegrad_engine::cpu().unwrap()));
+        println!("{kind} on {}: {ours:?}, on the CPU: {expected:?}", cuda.name);
+        for (a, b) in ours.iter().zip(&expected) {
+            assert!((a - b).abs() <= 1e-3 * b.abs(), "{kind}: {ours:?}, on the CPU {expected:?}");
+        }
+    }
 }

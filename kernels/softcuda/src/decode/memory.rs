@@ -259,7 +259,9 @@ fn copy(e: &mut Emit<'_>, insn: &Instruction, m: &mut Modifiers<'_>) -> Decoded 
         [to, from, Operand::Integer(bytes)] => (to, from, *bytes, None),
         [to, from, Operand::Integer(bytes), size] => (to, from, *bytes, Some(size)),
         _ => {
-            return Err("it takes two addresses, a number of bytes, and perhaps the source's".into());
+            return Err(
+                "it takes two addresses, a number of bytes, and perhaps the source's".into()
+            );
         }
     };
     if !matches!((cached, bytes), ("ca", 4 | 8 | 16) | ("cg", 16)) {

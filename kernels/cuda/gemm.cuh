@@ -99,8 +99,8 @@ struct Strided {
     __device__ const T* at(Place row, Step k) const { return row && k < k_end ? row + k * stride_k : nullptr; }
 };
 
-// Elements of an operand, as loads of global memory that no one writes. The compiler cannot always tell that an address
-// which may be null lies there, and would search all state spaces for it.
+// Elements of a buffer that the kernel only reads. In words of its own because the compiler cannot always tell that an
+// address which may be null lies in global memory, nor that y is another buffer: it would read a bias once a row.
 __device__ inline f32 load_global(const f32* x) {
     f32 v;
     asm("ld.global.nc.f32 %0, [%1];" : "=f"(v) : "l"(__cvta_generic_to_global(x)));
@@ -119,6 +119,21 @@ __device__ inline Vector<f32, 4> load_global_vector(const f32* x) {
     asm("ld.global.nc.v4.f32 {%0,%1,%2,%3}, [%4];"
         : "=f"(v.at[0]), "=f"(v.at[1]), "=f"(v.at[2]), "=f"(v.at[3])
         : "l"(__cvta_generic_to_global(x)));
+    return v;
+}
+
+template <class T>
+__device__ inline Vector<T, 8> load_global_vector(const T* x) {
+    u32 words[4];
+    asm("ld.global.nc.v4.u32 {%0,%1,%2,%3}, [%4];"
+        : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3])
+        : "l"(__cvta_generic_to_global(x)));
+    Vector<T, 8> v;
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        v.at[2 * i].bits = static_cast<unsigned short>(words[i]);
+        v.at[2 * i + 1].bits = static_cast<unsigned short>(words[i] >> 16);
+    }
     return v;
 }
 
@@ -190,12 +205,17 @@ struct Output {
     template <int N>
     static __device__ void add_row(const Gemm& g, u32 n, const T* x, float (&v)[N]) {
         if (g.vector_y) {
-            const Vector<T, N> row = load_vector<N>(x);
+            enum { WIDTH = 16 / sizeof(T) };
+            static_assert(N % WIDTH == 0, "whole vectors");
 #pragma unroll
-            for (int e = 0; e < N; e++) v[e] += load(row.at[e]);
+            for (int from = 0; from < N; from += WIDTH) {
+                const Vector<T, WIDTH> row = load_global_vector(x + from);
+#pragma unroll
+                for (int e = 0; e < WIDTH; e++) v[from + e] += load(row.at[e]);
+            }
         } else {
 #pragma unroll
-            for (int e = 0; e < N; e++) v[e] += n + e < g.n ? load(x[e]) : 0.0f;
+            for (int e = 0; e < N; e++) v[e] += n + e < g.n ? load(load_global(x + e)) : 0.0f;
         }
     }
 

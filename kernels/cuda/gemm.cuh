@@ -2,7 +2,7 @@
 //
 //   Divisor    division by a number that the host knows, in three instructions
 //   Block      which tile of which product a block computes, and over which k
-//   loaders    where element (mn, k) of an operand lies in global memory; zeros beyond its end
+//   loaders    where element (mn, k) of an operand lies in global memory, and whether it is one
 //   Output     bias, residual, activation, rounding and the store of the results
 //
 // A loader splits the address into what depends on the row (or column) alone, found once a thread (`place`), and what
@@ -51,6 +51,13 @@ struct Block {
     }
 };
 
+// Where an element lies; what is not `inside` counts as zero, and its address means nothing.
+template <class T>
+struct Address {
+    const T* x;
+    bool inside;
+};
+
 // A matrix with k contiguous: element (mn, k) is x[mn * ld + k].
 template <class T>
 struct RowsOfK {
@@ -60,11 +67,14 @@ struct RowsOfK {
     u64 ld;
     u32 extent, k_end;
 
-    typedef const T* Place;  // null beyond the last row
+    struct Place {
+        const T* row;
+        u32 k_end;  // 0 beyond the last row
+    };
     typedef u32 Step;
-    __device__ Place place(u32 mn) const { return mn < extent ? x + mn * ld : nullptr; }
+    __device__ Place place(u32 mn) const { return {x + mn * ld, mn < extent ? k_end : 0}; }
     __device__ Step step(u32 k) const { return k; }
-    __device__ const T* at(Place row, Step k) const { return row && k < k_end ? row + k : nullptr; }
+    __device__ Address<T> at(const Place& p, Step k) const { return {p.row + k, k < p.k_end}; }
 };
 
 // A matrix with mn contiguous: element (mn, k) is x[k * ld + mn].
@@ -77,10 +87,13 @@ struct ColumnsOfK {
     u32 extent, k_end;
 
     typedef u32 Place;
-    typedef const T* Step;  // null beyond the last k
+    struct Step {
+        const T* row;
+        u32 extent;  // 0 beyond the last k
+    };
     __device__ Place place(u32 mn) const { return mn; }
-    __device__ Step step(u32 k) const { return k < k_end ? x + k * ld : nullptr; }
-    __device__ const T* at(Place mn, Step row) const { return row && mn < extent ? row + mn : nullptr; }
+    __device__ Step step(u32 k) const { return {x + k * ld, k < k_end ? extent : 0}; }
+    __device__ Address<T> at(Place mn, const Step& s) const { return {s.row + mn, mn < s.extent}; }
 };
 
 // A matrix of any strides, read one element at a time.
@@ -92,11 +105,14 @@ struct Strided {
     u64 stride_mn, stride_k;
     u32 extent, k_end;
 
-    typedef const T* Place;
+    struct Place {
+        const T* row;
+        u32 k_end;  // 0 beyond the last row
+    };
     typedef u32 Step;
-    __device__ Place place(u32 mn) const { return mn < extent ? x + mn * stride_mn : nullptr; }
+    __device__ Place place(u32 mn) const { return {x + mn * stride_mn, mn < extent ? k_end : 0}; }
     __device__ Step step(u32 k) const { return k; }
-    __device__ const T* at(Place row, Step k) const { return row && k < k_end ? row + k * stride_k : nullptr; }
+    __device__ Address<T> at(const Place& p, Step k) const { return {p.row + k * stride_k, k < p.k_end}; }
 };
 
 // Elements of a buffer that the kernel only reads. In words of its own because the compiler cannot always tell that an
@@ -138,8 +154,8 @@ __device__ inline Vector<T, 8> load_global_vector(const T* x) {
 }
 
 template <class T>
-__device__ inline T value_or_zero(const T* x) {
-    return x ? load_global(x) : T{};
+__device__ inline T value_or_zero(const Address<T>& at) {
+    return at.inside ? load_global(at.x) : T{};
 }
 
 // V neighbours of an operand, along k or along mn as the loader says, from (place, k) on. Without VECTOR they are read one
@@ -149,8 +165,8 @@ __device__ inline Vector<typename Loader::Element, V> fetch(const Loader& loader
     typedef typename Loader::Element T;
     Vector<T, V> v = {};
     if constexpr (VECTOR) {
-        const T* x = loader.at(places[0], loader.step(k));
-        if (x) v = load_global_vector(x);
+        const Address<T> at = loader.at(places[0], loader.step(k));
+        if (at.inside) v = load_global_vector(at.x);
     } else if constexpr (Loader::K_CONTIGUOUS) {
 #pragma unroll
         for (int e = 0; e < V; e++) v.at[e] = value_or_zero(loader.at(places[0], loader.step(k + e)));

@@ -5,8 +5,7 @@
 use std::fs;
 use std::path::Path;
 
-use tilegrad_softcuda::Class;
-use tilegrad_softcuda::{Checks, Device, Launch, Module, Options, Profile};
+use tilegrad_softcuda::{Checks, Class, Device, Launch, Module, Options, Profile};
 
 type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 

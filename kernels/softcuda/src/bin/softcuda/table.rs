@@ -1,7 +1,7 @@
 //! A profile as a table.
 
 use tilegrad_softcuda::Profile;
-use tilegrad_softcuda::profile::Traffic;
+use tilegrad_softcuda::Traffic;
 
 fn count(n: u64) -> String {
     let digits = n.to_string();

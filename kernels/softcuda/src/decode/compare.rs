@@ -1,5 +1,10 @@
 //! `setp`, `set`, `selp`, `slct`.
 
+#![allow(
+    clippy::neg_cmp_op_on_partial_ord,
+    reason = "ltu, leu, gtu and geu are just that: true for a NaN"
+)]
+
 use super::emit::{Emit, Made, Parts};
 use super::modifiers::Modifiers;
 use super::table::{Decoded, operands};

@@ -191,7 +191,7 @@ pub(crate) fn conjure<F: Copy>() -> F {
     const { assert!(size_of::<F>() == 0, "lane functions capture nothing") };
     // SAFETY: F has no bytes, and it is Copy; whoever named the type had a value of it, which is passed to the makers of
     // handlers below.
-    unsafe { std::mem::MaybeUninit::<F>::uninit().assume_init() }
+    unsafe { std::ptr::NonNull::<F>::dangling().read() }
 }
 
 /// `d = f(a)`

@@ -93,11 +93,11 @@ impl Kind {
     }
 
     /// The number nearest to a value; integers keep the low bits, so that `iota` wraps.
-    fn from_f64(self, value: f64) -> Vec<u8> {
+    fn encode(self, value: f64) -> Vec<u8> {
         let integer = value as i64;
         match self {
-            Kind::F16 => f16::from_f64(value).to_le_bytes().to_vec(),
-            Kind::Bf16 => bf16::from_f64(value).to_le_bytes().to_vec(),
+            Kind::F16 => f16::encode(value).to_le_bytes().to_vec(),
+            Kind::Bf16 => bf16::encode(value).to_le_bytes().to_vec(),
             Kind::F32 => (value as f32).to_le_bytes().to_vec(),
             Kind::F64 => value.to_le_bytes().to_vec(),
             _ => integer.to_le_bytes()[..self.bytes()].to_vec(),
@@ -158,7 +158,7 @@ pub fn parse(text: &str) -> Result<Argument, String> {
     }
     let count = parse_count(count)?;
     let made = |value: &dyn Fn(usize) -> f64| {
-        Some((0..count).flat_map(|i| kind.from_f64(value(i))).collect::<Vec<u8>>())
+        Some((0..count).flat_map(|i| kind.encode(value(i))).collect::<Vec<u8>>())
     };
     let float = matches!(kind, Kind::F16 | Kind::Bf16 | Kind::F32 | Kind::F64);
     let bytes = match contents {

@@ -12,9 +12,9 @@ pub enum Kind<'a> {
     Dot(&'a str),
     /// An integer literal, as two's complement.
     Integer(u64),
-    /// `0fXXXXXXXX`: the bits of an f32.
+    /// `0f` and 8 hexadecimal digits: the bits of an f32.
     Float32(u32),
-    /// `0dXXXXXXXXXXXXXXXX` or a decimal: the bits of an f64.
+    /// `0d` and 16 of them, or a decimal: the bits of an f64.
     Float64(u64),
     /// A quoted string.
     Text,

@@ -96,8 +96,8 @@ impl Kind {
     fn encode(self, value: f64) -> Vec<u8> {
         let integer = value as i64;
         match self {
-            Kind::F16 => f16::encode(value).to_le_bytes().to_vec(),
-            Kind::Bf16 => bf16::encode(value).to_le_bytes().to_vec(),
+            Kind::F16 => f16::from_f64(value).to_le_bytes().to_vec(),
+            Kind::Bf16 => bf16::from_f64(value).to_le_bytes().to_vec(),
             Kind::F32 => (value as f32).to_le_bytes().to_vec(),
             Kind::F64 => value.to_le_bytes().to_vec(),
             _ => integer.to_le_bytes()[..self.bytes()].to_vec(),

@@ -186,6 +186,22 @@ fn a_fault_names_its_place_and_stays() {
 }
 
 #[test]
+fn leaks_are_found_when_the_last_context_ends() {
+    let Host { cuda, alone, .. } = Host::new();
+    // SAFETY: one is freed, the other is not.
+    let (kept, freed) =
+        unsafe { (result::malloc_sync(100).unwrap(), result::malloc_sync(100).unwrap()) };
+    assert_ne!(kept, freed);
+    // SAFETY: as above; the module's variables belong to it, and are no leak.
+    unsafe { result::free_sync(freed).unwrap() };
+    load_ptx(host::PTX).unwrap();
+    let before = host::findings();
+    drop(cuda);
+    assert_eq!(host::findings(), before + 1);
+    drop(alone);
+}
+
+#[test]
 fn captures_refuse_what_a_gpu_refuses() {
     let host = Host::new();
     let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_GLOBAL;

@@ -39,7 +39,7 @@ fn load() {
 pub struct Host {
     pub cuda: Arc<CudaContext>,
     pub stream: sys::CUstream,
-    _alone: MutexGuard<'static, ()>,
+    pub alone: MutexGuard<'static, ()>,
 }
 
 impl Host {
@@ -49,7 +49,7 @@ impl Host {
         load();
         let cuda = CudaContext::new(0).expect("softcuda's device");
         let stream = stream();
-        Host { cuda, stream, _alone: alone }
+        Host { cuda, stream, alone }
     }
 
     pub fn module(&self) -> sys::CUmodule {
@@ -126,4 +126,15 @@ pub fn last_error() -> String {
         assert_eq!(last(buffer.as_mut_ptr(), buffer.len(), std::ptr::null_mut()), 0);
         CStr::from_ptr(buffer.as_ptr().cast()).to_string_lossy().into_owned()
     }
+}
+
+/// Faults and leaks that softcuda has found in this process.
+pub fn findings() -> u64 {
+    let mut count = 0u64;
+    // SAFETY: the symbol has this signature, and stores one number.
+    unsafe {
+        let find = sys::culib().get::<unsafe extern "C" fn(*mut u64) -> i32>(b"softcudaFindings");
+        assert_eq!(find.expect("softcuda")(&raw mut count), 0);
+    }
+    count
 }

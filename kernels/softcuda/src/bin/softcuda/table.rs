@@ -1,7 +1,6 @@
 //! A profile as a table.
 
 use tilegrad_softcuda::Profile;
-use tilegrad_softcuda::Traffic;
 
 fn count(n: u64) -> String {
     let digits = n.to_string();
@@ -44,7 +43,8 @@ pub fn print(kernel: &str, profile: &Profile, seconds: f64) {
         "{:<18} {:>14} {:>16} {:>26} {:>10} {:>10}",
         "memory", "requests", "bytes", "moved", "a request", "ideal"
     );
-    for (name, Traffic { requests, bytes, units, ideal }, unit) in traffic {
+    for (name, of, unit) in traffic {
+        let (requests, bytes, units, ideal) = (of.requests, of.bytes, of.units, of.ideal);
         let a_request = units as f64 / requests.max(1) as f64;
         let best = ideal as f64 / requests.max(1) as f64;
         let moved = format!("{} {unit}", count(units));

@@ -179,11 +179,16 @@ pub fn cuda_rungs(op: &str) -> impl Iterator<Item = &'static TestBackend> {
     list.iter().filter(move |(ops, _)| ops.contains(&op)).map(|(_, on)| on)
 }
 
+/// The device on which CUDA kernels are tested.
+pub fn cuda_device() -> Device {
+    let device = std::env::var("TILEGRAD_CUDA_TESTS").unwrap_or("softcuda".to_string());
+    device.parse().unwrap_or_else(|e| panic!("TILEGRAD_CUDA_TESTS: {e}"))
+}
+
 /// The CUDA kernels with options, and a name for those, in f32; none where there is no device. Every buffer is
 /// an allocation of its own, so that softcuda and compute-sanitizer see each overrun, and full of NaN.
 pub fn cuda_with(name: &str, options: CudaOptions) -> Option<TestBackend> {
-    let device = std::env::var("TILEGRAD_CUDA_TESTS").unwrap_or("softcuda".to_string());
-    let device: Device = device.parse().unwrap_or_else(|e| panic!("TILEGRAD_CUDA_TESTS: {e}"));
+    let device = cuda_device();
     let options = CudaOptions { poison: true, exact_allocations: true, ..options };
     match Cuda::new(device, options) {
         Ok(cuda) => Some(TestBackend {

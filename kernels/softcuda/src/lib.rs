@@ -42,6 +42,7 @@ mod ast;
 mod code;
 mod decode;
 mod device;
+pub mod driver;
 mod error;
 mod exec;
 mod lanes;

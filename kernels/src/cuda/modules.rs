@@ -286,24 +286,6 @@ impl Modules {
         }
         Ok(loaded)
     }
-
-    /// Lets blocks of `kernel` use `bytes` of dynamic shared memory, beyond the 48 KiB that need no leave.
-    pub fn allow_shared(
-        &self,
-        op: &'static str,
-        family: &Family,
-        kernel: &str,
-        bytes: u32,
-    ) -> Result<()> {
-        self.context.bind(op)?;
-        let function = self.function(op, family, kernel)?;
-        let attribute = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-        // SAFETY: the function's module stays loaded.
-        let answer = unsafe {
-            result::function::set_function_attribute(function.0, attribute, bytes as i32)
-        };
-        self.context.checked(op, answer)
-    }
 }
 
 impl Drop for Modules {

@@ -14,7 +14,6 @@ use cudarc::driver::sys::CUresult;
 
 use super::context::{Context, Event};
 use super::staging::Staging;
-use crate::derived::Derived;
 use crate::{Buffer, Device, Dtype, Error, MemoryStats, Result, Storage};
 
 const OP: &str = "memory";
@@ -275,13 +274,11 @@ pub struct CudaMemory {
     /// Of memory that uploads write.
     event: Option<Event>,
     pool: Arc<Pool>,
-    /// What was derived from the elements and is kept with them.
-    derived: Derived,
 }
 
 impl CudaMemory {
     fn new(block: Block, pool: Arc<Pool>, event: Option<Event>) -> CudaMemory {
-        CudaMemory { block: Some(block), event, pool, derived: Derived::default() }
+        CudaMemory { block: Some(block), event, pool }
     }
 
     fn block(&self) -> &Block {
@@ -291,11 +288,6 @@ impl CudaMemory {
     /// Address on the device.
     pub fn pointer(&self) -> u64 {
         self.block().pointer
-    }
-
-    /// What was derived from the elements.
-    pub fn derived(&self) -> &Derived {
-        &self.derived
     }
 
     /// Wraps it as a buffer of `len` elements.
@@ -315,7 +307,7 @@ impl CudaMemory {
     }
 
     /// The address of a buffer that a kernel will change in place. When others hold it too, it is copied
-    /// first: they keep the old value. What was derived from the elements is forgotten.
+    /// first: they keep the old value.
     pub fn update(op: &'static str, pool: &Arc<Pool>, x: &mut Buffer) -> Result<u64> {
         if x.storage_mut().is_none() {
             let old = CudaMemory::of(x).expect("checked by the caller");
@@ -333,9 +325,7 @@ impl CudaMemory {
         }
         let storage = x.storage_mut().expect("unique: just copied if it was not");
         let memory = storage.as_any_mut().downcast_mut::<CudaMemory>();
-        let memory = memory.expect("checked by the caller");
-        memory.derived.clear();
-        Ok(memory.pointer())
+        Ok(memory.expect("checked by the caller").pointer())
     }
 }
 

@@ -44,9 +44,55 @@ pub fn choose(driver: Driver) -> Result<(), String> {
     if !unsafe { sys::is_culib_present() } {
         return Err(NO_DRIVER.to_string());
     }
+    // SAFETY: the library is there, as just seen.
+    let library = unsafe { sys::culib() };
+    for name in FUNCTIONS {
+        // SAFETY: the symbol is only looked for, as a function of any kind, and not called.
+        if unsafe { library.get::<unsafe extern "C" fn()>(name.as_bytes()) }.is_err() {
+            return Err(format!(
+                "its driver is too old: it has no {name} (CUDA 12.0 or newer has)"
+            ));
+        }
+    }
     *chosen = Some(driver);
     Ok(())
 }
+
+/// What this backend calls. cudarc would panic where one is missing.
+const FUNCTIONS: [&str; 32] = [
+    "cuInit",
+    "cuDeviceGet",
+    "cuDeviceGetCount",
+    "cuDeviceGetAttribute",
+    "cuDeviceGetName",
+    "cuDeviceTotalMem_v2",
+    "cuDevicePrimaryCtxRetain",
+    "cuDevicePrimaryCtxRelease_v2",
+    "cuCtxGetCurrent",
+    "cuCtxSetCurrent",
+    "cuStreamCreate",
+    "cuStreamSynchronize",
+    "cuStreamWaitEvent",
+    "cuStreamDestroy_v2",
+    "cuEventCreate",
+    "cuEventRecord",
+    "cuEventSynchronize",
+    "cuEventDestroy_v2",
+    "cuModuleLoadData",
+    "cuModuleGetFunction",
+    "cuModuleUnload",
+    "cuLaunchKernel",
+    "cuMemAllocAsync",
+    "cuMemFreeAsync",
+    "cuMemHostAlloc",
+    "cuMemFreeHost",
+    "cuMemcpyHtoDAsync_v2",
+    "cuMemcpyDtoHAsync_v2",
+    "cuMemcpyDtoDAsync_v2",
+    "cuMemsetD8Async",
+    "cuGetErrorName",
+    "cuGetErrorString",
+];
 
 fn other(name: &str) -> String {
     format!("this process already uses {name}, and cannot use both that and another driver")

@@ -1,0 +1,127 @@
+//! What the CUDA backend does besides computing: loading, memory, errors that come late. On softcuda, or on
+//! the GPU if `TILEGRAD_CUDA_TESTS=cuda` says so; skipped by name where neither is.
+
+use tilegrad::cuda_device;
+use tilegrad_kernels::cuda::{Cuda, CudaOptions};
+use tilegrad_kernels::{
+    Backend, CrossEntropyArgs, Device, Dtype, Error, GatherArgs, Unary, download, upload,
+};
+
+/// A backend as users have it: with a pool.
+fn pooled() -> Option<Cuda> {
+    match Cuda::new(cuda_device(), CudaOptions::default()) {
+        Ok(cuda) => Some(cuda),
+        Err(e) => {
+            assert!(std::env::var("TILEGRAD_REQUIRE").is_err(), "{e}");
+            eprintln!("SKIPPED {}: {e}", cuda_device());
+            None
+        }
+    }
+}
+
+#[test]
+fn every_kernel_loads() {
+    let Some(cuda) = pooled() else { return };
+    let kernels = cuda.load_all_kernels().unwrap();
+    assert!(kernels > 300, "{kernels}");
+}
+
+#[test]
+fn memory_is_given_out_again_and_can_be_given_back() {
+    let Some(cuda) = pooled() else { return };
+    let steps = |cuda: &Cuda| {
+        for _ in 0..3 {
+            let x = upload(cuda, &[1.0f32; 3000]).unwrap();
+            let y = cuda.unary_forward(Unary::Relu, &x).unwrap();
+            let sum = cuda.sum_squares(&y).unwrap();
+            assert_eq!(download::<f32>(cuda, &sum).unwrap(), [3000.0]);
+        }
+    };
+    steps(&cuda);
+    let warm = cuda.memory();
+    assert_eq!(warm.in_use, 0, "all buffers are gone");
+    assert!(warm.cached >= 2 * 12000 && warm.peak >= 2 * 12000, "{warm:?}");
+    steps(&cuda);
+    assert_eq!(cuda.memory(), warm, "a steady state allocates nothing");
+    cuda.trim();
+    assert_eq!(cuda.memory().cached, 0);
+    steps(&cuda);
+    assert!(cuda.memory().system_allocations > warm.system_allocations);
+    cuda.reset_peak();
+    assert_eq!(cuda.memory().peak, 0);
+}
+
+/// Larger than all pinned slots together: the slots are used more than once, in flight.
+#[test]
+fn a_large_upload_arrives_whole() {
+    let Some(cuda) = pooled() else { return };
+    let bytes: Vec<u8> = (0..(40usize << 20) + 3).map(|i| (i * 7 + (i >> 13)) as u8).collect();
+    let x = cuda.upload(Dtype::U8, &bytes).unwrap();
+    assert!(cuda.download(&x).unwrap() == bytes);
+}
+
+#[test]
+fn a_shared_buffer_is_copied_before_it_changes() {
+    let Some(cuda) = pooled() else { return };
+    let mut sum = upload(&cuda, &[1.0f32, 2.0, 3.0]).unwrap();
+    let old = sum.clone();
+    let x = upload(&cuda, &[10.0f32; 3]).unwrap();
+    cuda.accumulate(&mut sum, &x).unwrap();
+    assert_eq!(download::<f32>(&cuda, &sum).unwrap(), [11.0, 12.0, 13.0]);
+    assert_eq!(download::<f32>(&cuda, &old).unwrap(), [1.0, 2.0, 3.0]);
+}
+
+/// The call that meets a bad index does not wait for the device; the next one that waits reports it, once.
+#[test]
+fn bad_indices_are_reported_when_the_host_next_waits() {
+    let Some(cuda) = pooled() else { return };
+    let logits = upload(&cuda, &[0.0f32; 8 * 3]).unwrap();
+    let labels = upload(&cuda, &[0i32, 1, 2, 5, 0, -4, 9, 2]).unwrap();
+    let args = CrossEntropyArgs::new(&[8, 3], &[8], 0.0).unwrap();
+    let (loss, lse) = cuda.cross_entropy_forward(&args, &logits, &labels).unwrap();
+    let error = cuda.synchronize().unwrap_err();
+    let expected = Error::Index { op: "cross_entropy", index: 5, position: 3, bound: 3 };
+    assert_eq!(error, expected);
+    cuda.synchronize().unwrap();
+    let loss = download::<f32>(&cuda, &loss).unwrap();
+    let bad: Vec<usize> = (0..8).filter(|&i| loss[i].is_nan()).collect();
+    assert_eq!(bad, [3, 5, 6], "{loss:?}");
+    drop(lse);
+
+    let args = GatherArgs::new(&[3, 2], 0, 3).unwrap();
+    let x = upload(&cuda, &[1.0f32, 2.0, 3.0, 4.0, 5.0, 6.0]).unwrap();
+    let indices = upload(&cuda, &[2i32, i32::MIN, 1]).unwrap();
+    let y = cuda.gather_forward(&args, &x, &indices).unwrap();
+    let error = cuda.download(&y).unwrap_err();
+    let index = i64::from(i32::MIN);
+    assert_eq!(error, Error::Index { op: "gather", index, position: 1, bound: 3 });
+    assert_eq!(download::<f32>(&cuda, &y).unwrap(), [5.0, 6.0, 0.0, 0.0, 3.0, 4.0]);
+}
+
+#[test]
+fn more_memory_than_there_is_is_an_error_with_its_size() {
+    let Some(cuda) = pooled() else { return };
+    let error = cuda.fill(Dtype::F32, usize::MAX / 16, 0.0).unwrap_err();
+    assert!(
+        matches!(error, Error::OutOfMemory { requested, .. } if requested > 1 << 59),
+        "{error}"
+    );
+    let x = upload(&cuda, &[1.0f32]).unwrap();
+    assert_eq!(download::<f32>(&cuda, &x).unwrap(), [1.0], "and the device goes on");
+}
+
+#[test]
+fn buffers_of_another_backend_of_the_same_device_are_refused() {
+    let (Some(cuda), Some(other)) = (pooled(), pooled()) else { return };
+    let x = upload(&other, &[1.0f32]).unwrap();
+    let error = cuda.unary_forward(Unary::Exp, &x).unwrap_err();
+    assert!(matches!(error, Error::Argument { op: "exp", .. }), "{error}");
+}
+
+#[test]
+fn one_process_has_one_driver() {
+    let Some(cuda) = pooled() else { return };
+    let other = if cuda.device() == Device::SoftCuda { Device::Cuda(0) } else { Device::SoftCuda };
+    let error = Cuda::new(other, CudaOptions::default()).err().expect("there is only one libcuda");
+    assert!(matches!(error, Error::Unavailable { device, .. } if device == other), "{error}");
+}

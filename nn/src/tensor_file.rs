@@ -25,6 +25,8 @@ use crate::error::{Error, Result};
 
 /// Metadata entry that holds the checksum; present only in the file itself.
 const CHECKSUM: &str = "checksum";
+/// How checksums begin that are not XXH3.
+const OLD: &str = "fnv1a64:";
 
 /// One tensor on the host, little-endian and row-major.
 #[derive(Clone, Debug, PartialEq)]
@@ -216,7 +218,22 @@ fn checksum<T: Content>(
     metadata: &BTreeMap<String, String>,
     tensors: &BTreeMap<String, T>,
 ) -> tilegrad_engine::Result<String> {
-    let mut hash = XxHash3_64::new();
+    Ok(format!("xxh3:{:016x}", hash(XxHash3_64::new(), metadata, tensors)?))
+}
+
+/// The checksum of files that were written before XXH3 was used.
+fn old_checksum<T: Content>(
+    metadata: &BTreeMap<String, String>,
+    tensors: &BTreeMap<String, T>,
+) -> tilegrad_engine::Result<String> {
+    Ok(format!("{OLD}{:016x}", hash(Fnv1a(0xcbf2_9ce4_8422_2325), metadata, tensors)?))
+}
+
+fn hash<T: Content>(
+    mut hash: impl Hasher,
+    metadata: &BTreeMap<String, String>,
+    tensors: &BTreeMap<String, T>,
+) -> tilegrad_engine::Result<u64> {
     for (key, value) in metadata.iter().filter(|(key, _)| *key != CHECKSUM) {
         hash_text(&mut hash, key);
         hash_text(&mut hash, value);
@@ -227,7 +244,7 @@ fn checksum<T: Content>(
         hash_text(&mut hash, &format!("{:?}", tensor.shape()));
         hash.write(&tensor.bytes()?);
     }
-    Ok(format!("xxh3:{:016x}", hash.finish()))
+    Ok(hash.finish())
 }
 
 impl TensorFile {
@@ -283,6 +300,7 @@ fn parse(bytes: Vec<u8>) -> std::result::Result<Parts, String> {
     };
     let tensors = header.tensors().into_iter().map(|(name, info)| (name, slice(info))).collect();
     if let Some(expected) = metadata.remove(CHECKSUM) {
+        let checksum = if expected.starts_with(OLD) { old_checksum } else { checksum };
         let got = checksum(&metadata, &tensors).map_err(|e| e.to_string())?;
         if got != expected {
             return Err(format!(
@@ -294,9 +312,24 @@ fn parse(bytes: Vec<u8>) -> std::result::Result<Parts, String> {
 }
 
 /// A text with an end mark, so that "ab" + "c" differs from "a" + "bc".
-fn hash_text(hash: &mut XxHash3_64, text: &str) {
+fn hash_text(hash: &mut impl Hasher, text: &str) {
     hash.write(text.as_bytes());
     hash.write(&[0xFF]);
+}
+
+/// Fowler, Noll and Vo's hash, 64 bits, variant 1a.
+struct Fnv1a(u64);
+
+impl Hasher for Fnv1a {
+    fn write(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            self.0 = (self.0 ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
+        }
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
 }
 
 #[cfg(test)]
@@ -321,6 +354,30 @@ mod tests {
                 ("d.weight".into(), tensor(FileDtype::F32, &[1, 2], &[0, 0, 128, 63, 0, 0, 0, 64])),
             ]),
         }
+    }
+
+    #[test]
+    fn files_with_the_old_checksum_are_read_and_verified() {
+        // Published with the algorithm: FNV-1a of "foobar".
+        let mut hash = Fnv1a(0xcbf2_9ce4_8422_2325);
+        hash.write(b"foobar");
+        assert_eq!(hash.finish(), 0x8594_4171_f739_67e8);
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.safetensors");
+        example().save(&path).unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let good = fs::read(&path).unwrap();
+        let new = checksum(&example().metadata, &example().tensors).unwrap();
+        let old = old_checksum(&example().metadata, &example().tensors).unwrap();
+        let start = text(&good).find(&new).unwrap();
+        let mut bytes = good.clone();
+        bytes.splice(start..start + new.len(), old.bytes());
+        let header =
+            u64::from_le_bytes(bytes[..8].try_into().unwrap()) + (old.len() - new.len()) as u64;
+        bytes[..8].copy_from_slice(&header.to_le_bytes());
+        assert!(parse(bytes.clone()).is_ok());
+        *bytes.last_mut().unwrap() ^= 1;
+        assert!(parse(bytes).is_err());
     }
 
     #[test]

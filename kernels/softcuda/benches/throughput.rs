@@ -1,6 +1,7 @@
 //! Lane-instructions a second and core, with checks off and on, for kernels of different kinds.
 //!
-//! `cargo bench -p tilegrad-softcuda --bench throughput`. The goals: 400 million with checks off, 100 million with all on.
+//! `cargo bench -p tilegrad-softcuda --bench throughput`. The goals: 400 million with checks off, 100 million with all
+//! on.
 
 use std::time::Instant;
 
@@ -70,7 +71,8 @@ fn divergent() -> String {
 /// Tensor cores.
 fn matrix() -> String {
     "mov.u32 %r5, 0x3c003c00; $loop:
-     mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%f1, %f2, %f3, %f4}, {%r5, %r5, %r5, %r5}, {%r5, %r5}, {%f1, %f2, %f3, %f4};
+     mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32
+      {%f1, %f2, %f3, %f4}, {%r5, %r5, %r5, %r5}, {%r5, %r5}, {%f1, %f2, %f3, %f4};
      add.s32 %r4, %r4, 1; setp.lt.s32 %p1, %r4, 200; @%p1 bra $loop; st.global.f32 [%d4], %f1;"
         .into()
 }

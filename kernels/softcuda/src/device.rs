@@ -114,8 +114,8 @@ struct ModuleInner {
 impl Drop for ModuleInner {
     fn drop(&mut self) {
         for &(pointer, _) in self.globals.values() {
-            // They were allocated when the module was loaded, so this cannot fail unless the user freed them; then there is
-            // nothing left to do.
+            // They were allocated when the module was loaded, so this cannot fail unless the user freed them; then
+            // there is nothing left to do.
             let _ = self.device.memory.free(pointer);
         }
     }

@@ -1,5 +1,5 @@
-//! softcuda: a CUDA device in software. It loads PTX, runs its kernels on the CPU, checks them as compute-sanitizer does,
-//! and counts what a profiler counts.
+//! softcuda: a CUDA device in software. It loads PTX, runs its kernels on the CPU, checks them as compute-sanitizer
+//! does, and counts what a profiler counts.
 //!
 //! The way of a kernel through the crate:
 //!

@@ -1,7 +1,7 @@
 //! Which virtual registers may share a row.
 //!
-//! PTX has as many registers as the compiler liked, thousands in an unrolled kernel; a row each would fill the CPU's caches
-//! with values that nobody reads again. So: find where each register is *live* (a later instruction may read
+//! PTX has as many registers as the compiler liked, thousands in an unrolled kernel; a row each would fill the CPU's
+//! caches with values that nobody reads again. So: find where each register is *live* (a later instruction may read
 //! it) by the usual backward flow over basic blocks, take the interval from its first to its last live place,
 //! and give rows to intervals in order of their beginning, each the first row that is free again (linear scan, Poletto
 //! and Sarkar 1999). An instruction under a guard keeps what it does not write, so it does not end a live range.

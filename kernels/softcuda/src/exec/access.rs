@@ -134,8 +134,8 @@ impl Context<'_> {
             }
             let at = (addresses[lane] - GLOBAL_BASE) as usize;
             let cell = shadow.wrapping_add(at);
-            // SAFETY: the shadow is as large as the arena, in which `resolve` found these aligned bytes; all threads touch it
-            // as atomics only.
+            // SAFETY: the shadow is as large as the arena, in which `resolve` found these aligned bytes; all threads
+            // touch it as atomics only.
             let all_written = unsafe {
                 match request.bytes {
                     1 => AtomicU8::from_ptr(cell).load(Relaxed) == 2,

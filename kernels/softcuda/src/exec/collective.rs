@@ -1,7 +1,7 @@
 //! Instructions in which the lanes of a warp tell each other something: shuffles, votes, matches, reductions.
 //!
-//! When they run, all lanes of their member mask are here (see [`super::warp`]); different lanes may belong to different
-//! groups, each with its own mask.
+//! When they run, all lanes of their member mask are here (see [`super::warp`]); different lanes may belong to
+//! different groups, each with its own mask.
 
 use super::Context;
 use crate::code::{Insn, LANES};
@@ -96,7 +96,8 @@ pub unsafe fn vote(ctx: &mut Context<'_>, insn: &Insn, mask: u32) {
     }
 }
 
-/// `match.sync`: lanes with the same value in row `a`, by the member masks in row `c`. `x`: 0 any, 1 all; predicate `imm`.
+/// `match.sync`: lanes with the same value in row `a`, by the member masks in row `c`. `x`: 0 any, 1 all; predicate
+/// `imm`.
 pub unsafe fn find_matches<T: Lane + PartialEq>(ctx: &mut Context<'_>, insn: &Insn, mask: u32) {
     // SAFETY: decoded rows, see `Handler`.
     let a = unsafe { lanes::row::<T>(ctx, insn.a) };

@@ -313,7 +313,8 @@ impl Copies {
 }
 
 /// `cp.async`: `a` shared addresses, `b` global addresses, `c` row of the source's bytes (or none: `d` = 0), `imm`
-/// offsets (shared in the low, global in the high half); `x` as for loads of `a`, bit 4 for the width of `b`, then the bytes.
+/// offsets (shared in the low, global in the high half); `x` as for loads of `a`, bit 4 for the width of `b`, then the
+/// bytes.
 pub unsafe fn copy_async(ctx: &mut Context<'_>, insn: &Insn, mask: u32) {
     let bytes = (insn.x >> 8) as usize;
     let signed = |half: u64| half as u32 as i32 as i64 as u64;

@@ -1,8 +1,8 @@
 //! A warp: 32 lanes that run together as far as they agree.
 //!
 //! The lanes of a warp are held as *splits*: sets of lanes that are at the same basic block. A branch on which lanes
-//! disagree makes two splits of one. The split at the lowest block runs first, and splits that meet at a block become one
-//! again; since compilers lay blocks out in the order of the program, that is where the branch's arms join. Nothing
+//! disagree makes two splits of one. The split at the lowest block runs first, and splits that meet at a block become
+//! one again; since compilers lay blocks out in the order of the program, that is where the branch's arms join. Nothing
 //! depends on it but speed: any split may run at any time, as the independent thread scheduling of Volta has it. So
 //! that a lane that waits for another one (a lock) cannot starve it, a split that has run for long gives way to the one
 //! that has waited longest.

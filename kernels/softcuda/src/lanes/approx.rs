@@ -1,5 +1,5 @@
-//! The functions that PTX calls approximate: computed in f64 and rounded once, hence well within the errors that the ISA
-//! allows (2 ulp and up), and the same on every CPU. exp2 and log2 are written out, so that they vectorise.
+//! The functions that PTX calls approximate: computed in f64 and rounded once, hence well within the errors that the
+//! ISA allows (2 ulp and up), and the same on every CPU. exp2 and log2 are written out, so that they vectorise.
 
 /// 2^x.
 #[inline(always)]

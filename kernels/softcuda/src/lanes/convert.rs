@@ -1,7 +1,8 @@
 //! `cvt` in all its forms, one lane at a time.
 //!
 //! A source is read as an exact value: an integer of 128 bits, or an f64 (which holds every f16, bf16, f32). It is then
-//! rounded once to what is wanted. Forms that kernels use much have handlers of their own, in [`crate::decode::convert`].
+//! rounded once to what is wanted. Forms that kernels use much have handlers of their own, in
+//! [`crate::decode::convert`].
 
 use super::float::{Round, narrow, odd, saturate64};
 use super::half::{BF16_NAN, F16_NAN, bf16_to_f32, f16_to_f32, f32_to_bf16, f32_to_f16, odd32};

@@ -1,7 +1,7 @@
 //! From a function of one lane to the handler of an instruction.
 //!
-//! `binary(|a: f32, b: f32| a + b)` is the whole of `add.f32`: the closure becomes a type parameter of a loop over the 32
-//! lanes, which the compiler unrolls and vectorises. Every loop exists twice, for any CPU and for AVX2 with FMA;
+//! `binary(|a: f32, b: f32| a + b)` is the whole of `add.f32`: the closure becomes a type parameter of a loop over the
+//! 32 lanes, which the compiler unrolls and vectorises. Every loop exists twice, for any CPU and for AVX2 with FMA;
 //! [`wide`] chooses when an instruction is decoded.
 
 pub mod approx;
@@ -130,7 +130,8 @@ const GROUP: usize = 8;
 /// `offset` is that of a row of `T::Raw` in the register file of the running warp; `from + GROUP <= LANES`.
 #[inline(always)]
 unsafe fn read<T: Lane>(ctx: &Context<'_>, offset: u32, from: usize) -> [T; GROUP] {
-    // SAFETY: the row has 32 elements; rows are aligned to their elements, since their offsets are multiples of 32 words.
+    // SAFETY: the row has 32 elements; rows are aligned to their elements, since their offsets are multiples of 32
+    // words.
     let raw = unsafe {
         ctx.regs.add(offset as usize).cast::<T::Raw>().add(from).cast::<[T::Raw; GROUP]>().read()
     };
@@ -209,8 +210,8 @@ pub unsafe fn set_predicate(ctx: &mut Context<'_>, word: u32, mask: u32, value: 
 #[inline(always)]
 pub(crate) fn conjure<F: Copy>() -> F {
     const { assert!(size_of::<F>() == 0, "lane functions capture nothing") };
-    // SAFETY: F has no bytes, and it is Copy; whoever named the type had a value of it, which is passed to the makers of
-    // handlers below.
+    // SAFETY: F has no bytes, and it is Copy; whoever named the type had a value of it, which is passed to the makers
+    // of handlers below.
     unsafe { std::ptr::NonNull::<F>::dangling().read() }
 }
 

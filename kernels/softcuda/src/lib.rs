@@ -38,20 +38,21 @@
 //! # Ok::<(), tilegrad_softcuda::Error>(())
 //! ```
 
-pub mod ast;
-pub mod code;
-pub mod decode;
+mod ast;
+mod code;
+mod decode;
 mod device;
 pub mod driver;
 mod error;
-pub mod exec;
-pub mod lanes;
-pub mod lexer;
-pub mod memory;
-pub mod parser;
-pub mod profile;
-pub mod types;
+mod exec;
+mod lanes;
+mod lexer;
+mod memory;
+mod parser;
+mod profile;
+mod types;
 
+pub use code::Class;
 pub use device::{Checks, Device, Function, Launch, Module, Options, Param};
 pub use error::{Access, Error, Leak, Place, Result};
-pub use profile::Profile;
+pub use profile::{Executed, Profile, Traffic};

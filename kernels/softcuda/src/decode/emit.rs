@@ -9,7 +9,7 @@ use super::flatten::Flattened;
 use super::registers::Rows;
 use crate::ast::{Instruction, Operand, Special};
 use crate::code::{Barrier, Class, FALSE, Handler, Insn, LANES, NOWHERE, Preset, TRUE};
-use crate::types::Type;
+use crate::types::{Space, Type};
 
 /// What became of an instruction.
 pub enum Made {
@@ -223,7 +223,12 @@ impl<'a> Emit<'a> {
             Operand::Float64(bits) if ty == Type::F32 => {
                 u64::from((f64::from_bits(*bits) as f32).to_bits())
             }
-            Operand::Place(_, address) if bytes >= 4 && !ty.is_float() => *address,
+            Operand::Place(Space::Shared | Space::Local, address)
+                if bytes >= 4 && !ty.is_float() =>
+            {
+                *address
+            }
+            Operand::Place(_, address) if bytes == 8 && !ty.is_float() => *address,
             other => return Err(format!("{other:?} for an operand of type {ty:?}")),
         };
         let value = match bytes {

@@ -41,7 +41,7 @@ pub fn module(
 }
 
 /// A stretch of instructions without a way in or out, and how it ends.
-struct Stretch<'a> {
+pub struct Stretch<'a> {
     label: Option<u32>,
     insns: Vec<&'a Flat>,
     /// The instruction that ends it, if it is one that decides where to go.

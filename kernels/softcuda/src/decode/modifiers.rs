@@ -36,11 +36,6 @@ impl<'a> Modifiers<'a> {
         names.iter().copied().find(|name| self.take(name))
     }
 
-    /// Takes the first modifier, whatever it is.
-    pub fn first(&mut self) -> Option<&'a str> {
-        if self.left.is_empty() { None } else { Some(self.left.remove(0)) }
-    }
-
     /// Takes the first type.
     pub fn ty(&mut self) -> Result<Type, String> {
         match self.left.iter().position(|m| Type::parse(m).is_some()) {

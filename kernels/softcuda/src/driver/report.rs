@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::ffi::c_char;
 use std::fmt::Write as _;
 use std::fs;
+use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -28,10 +29,15 @@ pub fn remember(call: &str, failure: Failure) {
         state::lose_context(&failure);
     }
     if failure.shown {
-        eprintln!("softcuda: {text}");
+        say(&text);
     }
     // The thread may be ending, with its storage gone already; then nobody can ask.
     let _ = LAST.try_with(|last| *last.borrow_mut() = text);
+}
+
+/// Prints a line for a person. Where standard error is closed, nobody is there to read it (and `eprintln!` would panic).
+fn say(text: &str) {
+    let _ = writeln!(io::stderr(), "softcuda: {text}");
 }
 
 export! {
@@ -142,15 +148,15 @@ pub fn at_end(mut session: Session, profile: Option<PathBuf>) {
         let leaks = session.device.leaks();
         FINDINGS.fetch_add(leaks.len() as u64, Ordering::Relaxed);
         const SHOWN: usize = 10;
-        leaks.iter().take(SHOWN).for_each(|leak| eprintln!("softcuda: {leak}"));
+        leaks.iter().take(SHOWN).for_each(|leak| say(&leak.to_string()));
         if leaks.len() > SHOWN {
             let bytes: usize = leaks.iter().map(|leak| leak.bytes).sum();
-            eprintln!("softcuda: {} leaks in all, {bytes} bytes", leaks.len());
+            say(&format!("{} leaks in all, {bytes} bytes", leaks.len()));
         }
     }
     if let Some(path) = profile
         && let Err(error) = fs::write(&path, session.totals.csv())
     {
-        eprintln!("softcuda: SOFTCUDA_PROFILE={}: {error}", path.display());
+        say(&format!("SOFTCUDA_PROFILE={}: {error}", path.display()));
     }
 }

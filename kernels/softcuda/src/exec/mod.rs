@@ -14,6 +14,7 @@ pub mod atomic;
 pub mod block;
 pub mod collective;
 pub mod grid;
+pub mod matrix;
 pub mod race;
 pub mod transfer;
 pub mod warp;

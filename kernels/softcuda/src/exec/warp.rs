@@ -185,7 +185,8 @@ impl Warp {
                 if now.mask == 0 {
                     break;
                 }
-                if budget == 0 {
+                // An open barrier must be opened before anybody comes to it again.
+                if budget == 0 || barriers.is_open() {
                     self.splits.push(now);
                     return;
                 }

@@ -139,14 +139,15 @@ pub fn sqrt<const R: u8>(a: f32) -> f32 {
 }
 
 macro_rules! min_max {
-    ($min:ident, $max:ident, $min_nan:ident, $max_nan:ident, $ty:ty, $nan:expr) => {
+    ($min:ident, $max:ident, $ty:ty, $nan:expr) => {
         /// The lesser; a number rather than a NaN, -0 rather than +0.
         #[inline(always)]
         pub fn $min(a: $ty, b: $ty) -> $ty {
             let equal = <$ty>::from_bits(a.to_bits() | b.to_bits());
             let less = if a < b { a } else { b };
             let chosen = if a == b { equal } else { less };
-            if b.is_nan() { if a.is_nan() { $nan } else { a } } else { chosen }
+            let first = if a.is_nan() { $nan } else { a };
+            if b.is_nan() { first } else { chosen }
         }
         /// The greater; a number rather than a NaN, +0 rather than -0.
         #[inline(always)]
@@ -154,23 +155,29 @@ macro_rules! min_max {
             let equal = <$ty>::from_bits(a.to_bits() & b.to_bits());
             let more = if a > b { a } else { b };
             let chosen = if a == b { equal } else { more };
-            if b.is_nan() { if a.is_nan() { $nan } else { a } } else { chosen }
-        }
-        /// The lesser, or NaN if one of the two is.
-        #[inline(always)]
-        pub fn $min_nan(a: $ty, b: $ty) -> $ty {
-            if a.is_nan() | b.is_nan() { $nan } else { $min(a, b) }
-        }
-        /// The greater, or NaN if one of the two is.
-        #[inline(always)]
-        pub fn $max_nan(a: $ty, b: $ty) -> $ty {
-            if a.is_nan() | b.is_nan() { $nan } else { $max(a, b) }
+            let first = if a.is_nan() { $nan } else { a };
+            if b.is_nan() { first } else { chosen }
         }
     };
 }
 
-min_max!(min32, max32, min32_nan, max32_nan, f32, f32::from_bits(0x7fff_ffff));
-min_max!(min64, max64, min64_nan, max64_nan, f64, f64::NAN);
+min_max!(min32, max32, f32, NAN);
+min_max!(min64, max64, f64, f64::NAN);
+
+/// The NaN that NVIDIA's hardware makes.
+pub const NAN: f32 = f32::from_bits(0x7fff_ffff);
+
+/// The lesser, or NaN if one of the two is.
+#[inline(always)]
+pub fn min32_nan(a: f32, b: f32) -> f32 {
+    if a.is_nan() | b.is_nan() { NAN } else { min32(a, b) }
+}
+
+/// The greater, or NaN if one of the two is.
+#[inline(always)]
+pub fn max32_nan(a: f32, b: f32) -> f32 {
+    if a.is_nan() | b.is_nan() { NAN } else { max32(a, b) }
+}
 
 #[cfg(test)]
 mod tests {

@@ -53,10 +53,32 @@ macro_rules! multiversion {
 }
 pub(crate) use multiversion;
 
+/// An element of a row.
+pub trait Raw: Copy {
+    /// `new` where `bit` is 1, `old` where it is 0: without a branch, so that it vectorises.
+    fn choose(bit: u32, new: Self, old: Self) -> Self;
+}
+
+impl Raw for u32 {
+    #[inline(always)]
+    fn choose(bit: u32, new: u32, old: u32) -> u32 {
+        let mask = bit.wrapping_neg();
+        (new & mask) | (old & !mask)
+    }
+}
+
+impl Raw for u64 {
+    #[inline(always)]
+    fn choose(bit: u32, new: u64, old: u64) -> u64 {
+        let mask = u64::from(bit).wrapping_neg();
+        (new & mask) | (old & !mask)
+    }
+}
+
 /// A type that lanes of a row can have.
 pub trait Lane: Copy + 'static {
     /// `u32` or `u64`: what the row consists of.
-    type Raw: Copy;
+    type Raw: Raw;
     /// From the row.
     fn get(raw: Self::Raw) -> Self;
     /// To the row; narrow values with zeros above.
@@ -132,10 +154,8 @@ unsafe fn write<T: Lane>(
     if mask == ALL {
         *to = v.map(T::put);
     } else {
-        let part = mask >> from;
-        for i in 0..GROUP {
-            to[i] = if part & (1 << i) != 0 { v[i].put() } else { to[i] };
-        }
+        let (part, old) = (mask >> from, *to);
+        *to = std::array::from_fn(|i| T::Raw::choose(part >> i & 1, v[i].put(), old[i]));
     }
 }
 
@@ -364,7 +384,7 @@ pub fn select<A: Lane>() -> Handler {
             unsafe {
                 let (a, b) = (read::<A>(ctx, insn.a, from), read::<A>(ctx, insn.b, from));
                 let part = chosen >> from;
-                let pick = |i: usize| if part & (1 << i) != 0 { a[i] } else { b[i] };
+                let pick = |i: usize| A::get(A::Raw::choose(part >> i & 1, a[i].put(), b[i].put()));
                 write(ctx, insn.d, from, mask, std::array::from_fn(pick));
             }
         }

@@ -286,7 +286,7 @@ impl Memory {
         if !matches!(pattern.len(), 1 | 2 | 4) || !pointer.is_multiple_of(pattern.len() as u64) {
             return Err(Error::BadPattern { pointer, bytes: pattern.len() });
         }
-        let bytes = count.checked_mul(pattern.len()).unwrap_or(usize::MAX);
+        let bytes = count.saturating_mul(pattern.len());
         let at = self.range(Access::Write, pointer, bytes)?;
         if pattern.iter().all(|&b| b == pattern[0]) {
             self.arena.fill(at, bytes, pattern[0]);

@@ -148,8 +148,9 @@ fn multiply(e: &mut Emit<'_>, insn: &Instruction, m: &mut Modifiers<'_>, ty: Typ
         if !(mad && which == "hi" && ty == Type::S32) {
             return Err("saturation is for mad.hi.s32".into());
         }
-        let f =
-            |a: i32, b: i32, c: i32| ((i64::from(a) * i64::from(b) >> 32) as i32).saturating_add(c);
+        let f = |a: i32, b: i32, c: i32| {
+            (((i64::from(a) * i64::from(b)) >> 32) as i32).saturating_add(c)
+        };
         return push(e, insn, ty, 3, INTEGER, ternary(f));
     }
     if which == "wide" {

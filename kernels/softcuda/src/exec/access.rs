@@ -157,12 +157,11 @@ impl Context<'_> {
                 let byte = unsafe { AtomicU8::from_ptr(cell.wrapping_add(i)) };
                 let state = byte.load(Relaxed);
                 match state {
-                    memory::NOT_ALLOCATED | memory::FREED => {
-                        if checks.bounds {
-                            self.bad_global(insn, request, addresses, 1 << lane);
-                            return None;
-                        }
+                    memory::NOT_ALLOCATED | memory::FREED if checks.bounds => {
+                        self.bad_global(insn, request, addresses, 1 << lane);
+                        return None;
                     }
+                    memory::NOT_ALLOCATED | memory::FREED => {}
                     memory::UNWRITTEN
                         if request.access != Access::Write && checks.uninitialised =>
                     {

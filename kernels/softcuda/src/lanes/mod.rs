@@ -15,11 +15,13 @@ use std::sync::LazyLock;
 use crate::code::{ALL, Handler, Insn, LANES};
 use crate::exec::Context;
 
-/// Whether the handlers for AVX2 and FMA can be used.
+/// Whether the handlers for AVX2 and FMA are used: where the CPU has them, unless `TILEGRAD_CPU_ISA` says `portable`, as it
+/// does to the CPU kernels (the results are the same bits).
 pub fn wide() -> bool {
     #[cfg(target_arch = "x86_64")]
     static WIDE: LazyLock<bool> = LazyLock::new(|| {
-        is_x86_feature_detected!("avx2")
+        std::env::var("TILEGRAD_CPU_ISA").as_deref() != Ok("portable")
+            && is_x86_feature_detected!("avx2")
             && is_x86_feature_detected!("fma")
             && is_x86_feature_detected!("bmi1")
             && is_x86_feature_detected!("bmi2")
@@ -211,7 +213,7 @@ pub(crate) fn conjure<F: Copy>() -> F {
     const { assert!(size_of::<F>() == 0, "lane functions capture nothing") };
     // SAFETY: F has no bytes, and it is Copy; whoever named the type had a value of it, which is passed to the makers of
     // handlers below.
-    unsafe { std::mem::MaybeUninit::<F>::uninit().assume_init() }
+    unsafe { std::ptr::NonNull::<F>::dangling().read() }
 }
 
 /// `d = f(a)`

@@ -64,7 +64,18 @@ struct Pixel {
     }
 };
 
+// A position that is outside of every image, whatever valid position is added to it. The host has checked that sizes with
+// their padding are below 2^29.
+enum : int { NOWHERE = -(1 << 30) };
+
+// Whether (y, x) is in an image of these sizes: as unsigned numbers, negative positions are beyond the end too.
+__device__ inline bool is_inside(int y, int x, int h, int w) {
+    return static_cast<u32>(y) < static_cast<u32>(h) && static_cast<u32>(x) < static_cast<u32>(w);
+}
+
 // Operand a of forward and of backward data: source pixels under the taps, k = (tap, channel) with channels contiguous.
+// Offsets of a pixel and of a tap are found apart, and added: the sum is the element's where the positions add up to one
+// inside the image.
 template <class T>
 struct GatheredPixels {
     typedef T Element;
@@ -75,34 +86,29 @@ struct GatheredPixels {
     u32 extent, k_end;
 
     struct Place {
-        const T* image;  // null beyond the last row
-        int y, x;        // source position under tap (0, 0)
+        long long offset;
+        int y, x;  // source position under tap (0, 0)
     };
-    struct Step {
-        int y, x;  // distance from there under this tap
-        int channel;  // -1 beyond the last k
-    };
+    typedef Place Step;  // distance from there under this tap, at this channel
 
+    __device__ long long offset(int y, int x) const {
+        return (static_cast<long long>(y) * axis_x.size + x) * c.source_channels;
+    }
     __device__ Place place(u32 m) const {
-        if (m >= extent) return {nullptr, 0, 0};
         const Pixel p = Pixel::of(axis_y, axis_x, m);
-        const u64 image = static_cast<u64>(p.image) * axis_y.size * axis_x.size * c.source_channels;
-        return {x + image, static_cast<int>(p.i) * axis_y.scale + axis_y.offset,
-                static_cast<int>(p.j) * axis_x.scale + axis_x.offset};
+        const int iy = static_cast<int>(p.i) * axis_y.scale + axis_y.offset;
+        const int ix = static_cast<int>(p.j) * axis_x.scale + axis_x.offset;
+        const long long image = static_cast<long long>(p.image) * axis_y.size * axis_x.size * c.source_channels;
+        return {image + offset(iy, ix), m < extent ? iy : static_cast<int>(NOWHERE), ix};
     }
     __device__ Step step(u32 k) const {
-        if (k >= k_end) return {0, 0, -1};
         const u32 tap = c.by_channels.quotient(k), row = axis_x.by_taps.quotient(tap);
-        return {static_cast<int>(row) * axis_y.step, static_cast<int>(tap - row * axis_x.by_taps.divisor) * axis_x.step,
-                static_cast<int>(k - tap * c.channels)};
+        const int dy = static_cast<int>(row) * axis_y.step;
+        const int dx = static_cast<int>(tap - row * axis_x.by_taps.divisor) * axis_x.step;
+        return {offset(dy, dx) + (k - tap * c.channels), k < k_end ? dy : static_cast<int>(NOWHERE), dx};
     }
-    __device__ const T* at(const Place& p, const Step& s) const {
-        const int iy = p.y + s.y, ix = p.x + s.x;
-        // As unsigned numbers, negative positions are beyond the end too.
-        const bool inside = p.image && s.channel >= 0 && static_cast<u32>(iy) < static_cast<u32>(axis_y.size) &&
-                            static_cast<u32>(ix) < static_cast<u32>(axis_x.size);
-        if (!inside) return nullptr;
-        return p.image + static_cast<u64>(static_cast<u32>(iy * axis_x.size + ix)) * c.source_channels + s.channel;
+    __device__ Address<T> at(const Place& p, const Step& s) const {
+        return {x + (p.offset + s.offset), is_inside(p.y + s.y, p.x + s.x, axis_y.size, axis_x.size)};
     }
 };
 
@@ -117,17 +123,20 @@ struct FilterByInput {
     u32 extent, k_end;
 
     typedef u32 Place;
-    typedef const T* Step;
+    struct Step {
+        const T* row;
+        u32 extent;  // 0 beyond the last k
+    };
     __device__ Place place(u32 n) const { return n; }
     __device__ Step step(u32 k) const {
-        if (k >= k_end) return nullptr;
         const u32 tap = c.by_channels.quotient(k), row = axis_x.by_taps.quotient(tap);
         const u32 ky = axis_y.tap_first + row * axis_y.tap_step;
         const u32 kx = axis_x.tap_first + (tap - row * axis_x.by_taps.divisor) * axis_x.tap_step;
         const u32 channel = k - tap * c.channels;
-        return x + (static_cast<u64>(channel * c.taps_h + ky) * c.taps_w + kx) * extent;
+        const u64 at = (static_cast<u64>(channel * c.taps_h + ky) * c.taps_w + kx) * extent;
+        return {x + at, k < k_end ? extent : 0};
     }
-    __device__ const T* at(Place n, Step row) const { return row && n < extent ? row + n : nullptr; }
+    __device__ Address<T> at(Place n, const Step& s) const { return {s.row + n, n < s.extent}; }
 };
 
 // Rows of the result of a gathered pass: m = (image, i, j) of this phase.
@@ -161,31 +170,28 @@ struct TapsOfPixels {
     u32 extent, k_end;
 
     struct Place {
-        int y, x;     // distance from the window's first position
-        int channel;  // -1 beyond the last n
+        long long offset;
+        int y, x;  // distance from the window's first position, at this channel
     };
-    struct Step {
-        const T* image;  // null beyond the last k
-        int y, x;        // the window's first position
-    };
+    typedef Place Step;  // the window's first position
 
+    __device__ long long offset(int y, int x) const {
+        return (static_cast<long long>(y) * c.w + x) * (c.groups * c.group_in);
+    }
     __device__ Place place(u32 n) const {
-        if (n >= extent) return {0, 0, -1};
         const int tap = c.by_group_in.quotient(n), row = c.by_kw.quotient(tap);
-        return {row * c.dilation[0], (tap - row * c.kw) * c.dilation[1], static_cast<int>(n) - tap * c.group_in};
+        const int dy = row * c.dilation[0], dx = (tap - row * c.kw) * c.dilation[1];
+        const int channel = static_cast<int>(n) - tap * c.group_in;
+        return {offset(dy, dx) + channel, n < extent ? dy : static_cast<int>(NOWHERE), dx};
     }
     __device__ Step step(u32 k) const {
-        if (k >= k_end) return {nullptr, 0, 0};
         const u32 row = c.by_ow.quotient(k), image = c.by_oh.quotient(row);
-        const int oy = row - image * c.oh, ox = k - row * c.ow;
-        const u64 first = static_cast<u64>(image) * c.h * c.w * c.groups * c.group_in;
-        return {x + first, oy * c.stride[0] - c.padding[0], ox * c.stride[1] - c.padding[1]};
+        const int iy = static_cast<int>(row - image * c.oh) * c.stride[0] - c.padding[0];
+        const int ix = static_cast<int>(k - row * c.ow) * c.stride[1] - c.padding[1];
+        const long long first = static_cast<long long>(image) * c.h * c.w * (c.groups * c.group_in);
+        return {first + offset(iy, ix), k < k_end ? iy : static_cast<int>(NOWHERE), ix};
     }
-    __device__ const T* at(const Place& p, const Step& s) const {
-        const int iy = p.y + s.y, ix = p.x + s.x;
-        const bool inside = s.image && p.channel >= 0 && static_cast<u32>(iy) < static_cast<u32>(c.h) &&
-                            static_cast<u32>(ix) < static_cast<u32>(c.w);
-        if (!inside) return nullptr;
-        return s.image + static_cast<u64>(static_cast<u32>(iy * c.w + ix)) * (c.groups * c.group_in) + p.channel;
+    __device__ Address<T> at(const Place& p, const Step& s) const {
+        return {x + (p.offset + s.offset), is_inside(p.y + s.y, p.x + s.x, c.h, c.w)};
     }
 };

@@ -2,7 +2,7 @@
 //
 //   Divisor    division by a number that the host knows, in three instructions
 //   Block      which tile of which product a block computes, and over which k
-//   loaders    where element (mn, k) of an operand lies in global memory; zeros beyond its end
+//   loaders    where element (mn, k) of an operand lies in global memory, and whether it is one
 //   Output     bias, residual, activation, rounding and the store of the results
 //
 // A loader splits the address into what depends on the row (or column) alone, found once a thread (`place`), and what
@@ -51,6 +51,13 @@ struct Block {
     }
 };
 
+// Where an element lies; what is not `inside` counts as zero, and its address means nothing.
+template <class T>
+struct Address {
+    const T* x;
+    bool inside;
+};
+
 // A matrix with k contiguous: element (mn, k) is x[mn * ld + k].
 template <class T>
 struct RowsOfK {
@@ -60,11 +67,14 @@ struct RowsOfK {
     u64 ld;
     u32 extent, k_end;
 
-    typedef const T* Place;  // null beyond the last row
+    struct Place {
+        const T* row;
+        u32 k_end;  // 0 beyond the last row
+    };
     typedef u32 Step;
-    __device__ Place place(u32 mn) const { return mn < extent ? x + mn * ld : nullptr; }
+    __device__ Place place(u32 mn) const { return {x + mn * ld, mn < extent ? k_end : 0}; }
     __device__ Step step(u32 k) const { return k; }
-    __device__ const T* at(Place row, Step k) const { return row && k < k_end ? row + k : nullptr; }
+    __device__ Address<T> at(const Place& p, Step k) const { return {p.row + k, k < p.k_end}; }
 };
 
 // A matrix with mn contiguous: element (mn, k) is x[k * ld + mn].
@@ -77,10 +87,13 @@ struct ColumnsOfK {
     u32 extent, k_end;
 
     typedef u32 Place;
-    typedef const T* Step;  // null beyond the last k
+    struct Step {
+        const T* row;
+        u32 extent;  // 0 beyond the last k
+    };
     __device__ Place place(u32 mn) const { return mn; }
-    __device__ Step step(u32 k) const { return k < k_end ? x + k * ld : nullptr; }
-    __device__ const T* at(Place mn, Step row) const { return row && mn < extent ? row + mn : nullptr; }
+    __device__ Step step(u32 k) const { return {x + k * ld, k < k_end ? extent : 0}; }
+    __device__ Address<T> at(Place mn, const Step& s) const { return {s.row + mn, mn < s.extent}; }
 };
 
 // A matrix of any strides, read one element at a time.
@@ -92,28 +105,69 @@ struct Strided {
     u64 stride_mn, stride_k;
     u32 extent, k_end;
 
-    typedef const T* Place;
+    struct Place {
+        const T* row;
+        u32 k_end;  // 0 beyond the last row
+    };
     typedef u32 Step;
-    __device__ Place place(u32 mn) const { return mn < extent ? x + mn * stride_mn : nullptr; }
+    __device__ Place place(u32 mn) const { return {x + mn * stride_mn, mn < extent ? k_end : 0}; }
     __device__ Step step(u32 k) const { return k; }
-    __device__ const T* at(Place row, Step k) const { return row && k < k_end ? row + k * stride_k : nullptr; }
+    __device__ Address<T> at(const Place& p, Step k) const { return {p.row + k * stride_k, k < p.k_end}; }
 };
 
+// Elements of a buffer that the kernel only reads. In words of its own because the compiler cannot always tell that an
+// address which may be null lies in global memory, nor that y is another buffer: it would read a bias once a row.
+__device__ inline f32 load_global(const f32* x) {
+    f32 v;
+    asm("ld.global.nc.f32 %0, [%1];" : "=f"(v) : "l"(__cvta_generic_to_global(x)));
+    return v;
+}
+
 template <class T>
-__device__ inline T value_or_zero(const T* x) {
-    return x ? *x : T{};
+__device__ inline T load_global(const T* x) {
+    T v;
+    asm("ld.global.nc.u16 %0, [%1];" : "=h"(v.bits) : "l"(__cvta_generic_to_global(x)));
+    return v;
+}
+
+__device__ inline Vector<f32, 4> load_global_vector(const f32* x) {
+    Vector<f32, 4> v;
+    asm("ld.global.nc.v4.f32 {%0,%1,%2,%3}, [%4];"
+        : "=f"(v.at[0]), "=f"(v.at[1]), "=f"(v.at[2]), "=f"(v.at[3])
+        : "l"(__cvta_generic_to_global(x)));
+    return v;
+}
+
+template <class T>
+__device__ inline Vector<T, 8> load_global_vector(const T* x) {
+    u32 words[4];
+    asm("ld.global.nc.v4.u32 {%0,%1,%2,%3}, [%4];"
+        : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3])
+        : "l"(__cvta_generic_to_global(x)));
+    Vector<T, 8> v;
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        v.at[2 * i].bits = static_cast<unsigned short>(words[i]);
+        v.at[2 * i + 1].bits = static_cast<unsigned short>(words[i] >> 16);
+    }
+    return v;
+}
+
+template <class T>
+__device__ inline T value_or_zero(const Address<T>& at) {
+    return at.inside ? load_global(at.x) : T{};
 }
 
 // V neighbours of an operand, along k or along mn as the loader says, from (place, k) on. Without VECTOR they are read one
-// by one, and mn-contiguous loaders need a place for each.
+// by one, and mn-contiguous loaders need a place for each. (With it only f32 comes this way: 16 bits go by cp.async.)
 template <int V, bool VECTOR, class Loader, class Place>
 __device__ inline Vector<typename Loader::Element, V> fetch(const Loader& loader, const Place* places, u32 k) {
     typedef typename Loader::Element T;
     Vector<T, V> v = {};
-    if (VECTOR) {
-        const T* x = loader.at(places[0], loader.step(k));
-        if (x) v = load_vector<V>(x);
-    } else if (Loader::K_CONTIGUOUS) {
+    if constexpr (VECTOR) {
+        const Address<T> at = loader.at(places[0], loader.step(k));
+        if (at.inside) v = load_global_vector(at.x);
+    } else if constexpr (Loader::K_CONTIGUOUS) {
 #pragma unroll
         for (int e = 0; e < V; e++) v.at[e] = value_or_zero(loader.at(places[0], loader.step(k + e)));
     } else {
@@ -167,12 +221,17 @@ struct Output {
     template <int N>
     static __device__ void add_row(const Gemm& g, u32 n, const T* x, float (&v)[N]) {
         if (g.vector_y) {
-            const Vector<T, N> row = load_vector<N>(x);
+            enum { WIDTH = 16 / sizeof(T) };
+            static_assert(N % WIDTH == 0, "whole vectors");
 #pragma unroll
-            for (int e = 0; e < N; e++) v[e] += load(row.at[e]);
+            for (int from = 0; from < N; from += WIDTH) {
+                const Vector<T, WIDTH> row = load_global_vector(x + from);
+#pragma unroll
+                for (int e = 0; e < WIDTH; e++) v[from + e] += load(row.at[e]);
+            }
         } else {
 #pragma unroll
-            for (int e = 0; e < N; e++) v[e] += n + e < g.n ? load(x[e]) : 0.0f;
+            for (int e = 0; e < N; e++) v[e] += n + e < g.n ? load(load_global(x + e)) : 0.0f;
         }
     }
 

@@ -17,6 +17,13 @@
 
 #include "gemm.cuh"
 
+// One store of 16 bytes to shared memory; the compiler would at times make it four, with bank conflicts.
+__device__ inline void store_shared(float* y, const Vector<float, 4>& v) {
+    asm volatile("st.shared.v4.f32 [%0], {%1,%2,%3,%4};" ::"r"(static_cast<u32>(__cvta_generic_to_shared(y))),
+                 "f"(v.at[0]), "f"(v.at[1]), "f"(v.at[2]), "f"(v.at[3])
+                 : "memory");
+}
+
 // A slice [BK][ROWS] of one operand on its way to shared memory.
 template <int ROWS, int BK, int THREADS, bool VECTOR, class Loader>
 struct Slice {
@@ -67,7 +74,7 @@ struct Slice {
 #pragma unroll
                 for (int e = 0; e < 4; e++) slice[(k_of(q) + e) * LD + row_of(q)] = quads[i].at[e];
             } else {
-                store_vector<4>(slice + q / (ROWS / 4) * LD + q % (ROWS / 4) * 4, quads[i]);
+                store_shared(slice + q / (ROWS / 4) * LD + q % (ROWS / 4) * 4, quads[i]);
             }
         }
     }

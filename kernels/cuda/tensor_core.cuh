@@ -64,7 +64,7 @@ __device__ inline void load_matrices(u32 address, u32& m0, u32& m1, u32& m2, u32
     }
 }
 
-// 16 bytes from global to shared memory, later; zeros where `bytes` is 0 (the address must be valid all the same).
+// 16 bytes from global to shared memory, later; zeros where `bytes` is 0, and then nothing is read.
 __device__ inline void copy_async(u32 shared, const void* global, u32 bytes) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared), "l"(__cvta_generic_to_global(global)),
                  "r"(bytes)
@@ -79,6 +79,13 @@ __device__ inline void commit_copies() {
 template <int N>
 __device__ inline void wait_copies() {
     asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
+}
+
+// The same number, of which the compiler does not know where it comes from: it stays in its register. The lanes' addresses
+// would otherwise be computed anew from threadIdx in every slice, half of all instructions.
+__device__ inline u32 kept(u32 x) {
+    asm volatile("" : "+r"(x));
+    return x;
 }
 
 __device__ inline u32 shared_address(const void* x) {
@@ -110,9 +117,12 @@ struct RingSlice {
         BYTES = ROWS * 64,
     };
     static_assert(CHUNKS * THREADS == ROWS * 4, "every thread moves the same number of chunks");
+    static_assert(PITCH % 8 == 0, "all chunks of a thread are swizzled alike");
 
     typename Loader::Place places[PLACES];
     Vector<T, V> chunks[VECTOR ? 1 : CHUNKS];
+    u32 first_chunk;  // byte of this thread's first chunk
+    u32 first_piece;  // byte of this lane's row of its warp's first piece
 
     // Byte of a chunk. Rows of 64 bytes make a round through the 32 banks in pairs, longer ones alone.
     static __device__ u32 byte_of(u32 row, u32 chunk) {
@@ -120,23 +130,30 @@ struct RingSlice {
         return (row * WIDTH + mixed) * 16;
     }
 
-    __device__ void find_places(const Loader& loader, u32 mn0) {
+    // `mn0` is the block's first row of the operand, `mn_warp` the warp's first of those. A piece is 16 x (2 chunks of k),
+    // four 8 x 8 matrices in the order mn, k: FIRST_MN says which of the two alternates first.
+    template <bool FIRST_MN>
+    __device__ void find_places(const Loader& loader, u32 mn0, u32 mn_warp) {
 #pragma unroll
         for (int i = 0; i < PLACES; i++) {
             places[i] = loader.place(mn0 + (K ? threadIdx.x / WIDTH + i * PITCH : threadIdx.x % WIDTH * V + i));
         }
+        first_chunk = kept(byte_of(threadIdx.x / WIDTH, threadIdx.x % WIDTH));
+        const u32 lane = threadIdx.x % 32;
+        const u32 of_mn = FIRST_MN ? lane / 8 % 2 : lane / 16, of_k = FIRST_MN ? lane / 16 : lane / 8 % 2;
+        first_piece = kept(K ? byte_of(mn_warp + of_mn * 8 + lane % 8, of_k)
+                             : byte_of(of_k * 8 + lane % 8, mn_warp / V + of_mn));
     }
 
     // Starts on the terms from k0 on.
     __device__ void read(const Loader& loader, u32 k0, u32 slice) {
 #pragma unroll
         for (int i = 0; i < CHUNKS; i++) {
-            const u32 row = threadIdx.x / WIDTH + i * PITCH, chunk = threadIdx.x % WIDTH;
-            const u32 k = k0 + (K ? chunk * V : row);
+            const u32 k = k0 + (K ? threadIdx.x % WIDTH * V : threadIdx.x / WIDTH + i * PITCH);
             const auto* place = places + (K ? i : 0);
-            if (VECTOR) {
-                const T* x = loader.at(*place, loader.step(k));
-                copy_async(slice + byte_of(row, chunk), x ? x : loader.x, x ? 16 : 0);
+            if constexpr (VECTOR) {
+                const Address<T> at = loader.at(*place, loader.step(k));
+                copy_async(slice + first_chunk + i * PITCH * WIDTH * 16, at.x, at.inside ? 16 : 0);
             } else {
                 chunks[i] = fetch<V, false>(loader, place, k);
             }
@@ -147,23 +164,20 @@ struct RingSlice {
         if constexpr (!VECTOR) {
 #pragma unroll
             for (int i = 0; i < CHUNKS; i++) {
-                const u32 row = threadIdx.x / WIDTH + i * PITCH, chunk = threadIdx.x % WIDTH;
                 Vector<T, V> v = chunks[i];
 #pragma unroll
                 for (int e = 0; e < V; e++) v.at[e] = for_tensor_core(v.at[e]);
-                store_vector<V>(reinterpret_cast<T*>(slice + byte_of(row, chunk)), v);
+                store_vector<V>(reinterpret_cast<T*>(slice + first_chunk + i * PITCH * WIDTH * 16), v);
             }
         }
     }
 
-    // Address of this lane's row for a 16 x (2 chunks) piece: rows mn .. mn + 15, terms of the chunks 2 step and
-    // 2 step + 1. Matrices come in the order mn, k: FIRST_MN says which of the two alternates first.
-    template <bool FIRST_MN>
-    static __device__ u32 piece(u32 slice, u32 mn, u32 step) {
-        const u32 lane = threadIdx.x % 32;
-        const u32 of_mn = FIRST_MN ? lane / 8 % 2 : lane / 16, of_k = FIRST_MN ? lane / 16 : lane / 8 % 2;
-        if (K) return slice + byte_of(mn + of_mn * 8 + lane % 8, step * 2 + of_k);
-        return slice + byte_of(step * 2 * V + of_k * 8 + lane % 8, mn / V + of_mn);
+    // Address of this lane's row of the warp's i-th piece along mn, of the terms in the chunks 2 step and 2 step + 1. The
+    // bits of a chunk that step (or i) changes are not those that come from the lane, so the swizzle's exclusive or can be
+    // done with the first piece's byte.
+    __device__ u32 piece(u32 slice, u32 i, u32 step) const {
+        const u32 first = slice + first_piece;
+        return K ? (first ^ step * 32) + i * 1024 : (first ^ i * 32) + step * (2 * V * WIDTH * 16);
     }
 };
 
@@ -193,19 +207,18 @@ struct TensorCoreTile {
 
 // All mma of a warp on one slice.
 template <class T, class Tile, class SliceA, class SliceB>
-__device__ void multiply_slice(float (&sums)[Tile::MS][Tile::NS][4], u32 slice_a, u32 slice_b, u32 mn_a, u32 mn_b) {
+__device__ void multiply_slice(float (&sums)[Tile::MS][Tile::NS][4], const SliceA& slice_a, const SliceB& slice_b,
+                               u32 bytes_a, u32 bytes_b) {
 #pragma unroll
     for (u32 step = 0; step < 2; step++) {
         u32 a[Tile::MS][4], b[Tile::NS][2];
 #pragma unroll
         for (int i = 0; i < Tile::MS; i++) {
-            load_matrices<!SliceA::K>(SliceA::template piece<true>(slice_a, mn_a + i * 16, step), a[i][0], a[i][1],
-                                      a[i][2], a[i][3]);
+            load_matrices<!SliceA::K>(slice_a.piece(bytes_a, i, step), a[i][0], a[i][1], a[i][2], a[i][3]);
         }
 #pragma unroll
         for (int j = 0; j < Tile::NS; j += 2) {
-            load_matrices<!SliceB::K>(SliceB::template piece<false>(slice_b, mn_b + j * 8, step), b[j][0], b[j][1],
-                                      b[j + 1][0], b[j + 1][1]);
+            load_matrices<!SliceB::K>(slice_b.piece(bytes_b, j / 2, step), b[j][0], b[j][1], b[j + 1][0], b[j + 1][1]);
         }
 #pragma unroll
         for (int i = 0; i < Tile::MS; i++) {
@@ -262,13 +275,12 @@ __device__ void tensor_core(const Gemm& g, const Block& block, const A& a, const
     typedef RingSlice<T, Tile::BN, Tile::THREADS, VECTOR, B> SliceB;
     enum { STAGES = Tile::STAGES };
     const u32 warp = threadIdx.x / 32;
-    const u32 mn_a = warp / Tile::WARPS_N * Tile::WM, mn_b = warp % Tile::WARPS_N * Tile::WN;
     const u32 base = shared_address(shared);
 
     SliceA slice_a;
     SliceB slice_b;
-    slice_a.find_places(a, block.m0);
-    slice_b.find_places(b, block.n0);
+    slice_a.template find_places<true>(a, block.m0, warp / Tile::WARPS_N * Tile::WM);
+    slice_b.template find_places<false>(b, block.n0, warp % Tile::WARPS_N * Tile::WN);
     float sums[Tile::MS][Tile::NS][4] = {};
 
     const auto read = [&](u32 k, u32 stage) {
@@ -298,7 +310,7 @@ __device__ void tensor_core(const Gemm& g, const Block& block, const A& a, const
         const u32 next = k + (STAGES - 1) * Tile::BK;
         read(next, ahead);
         const u32 slice = base + stage * Tile::STAGE_BYTES;
-        multiply_slice<T, Tile, SliceA, SliceB>(sums, slice, slice + SliceA::BYTES, mn_a, mn_b);
+        multiply_slice<T, Tile>(sums, slice_a, slice_b, slice, slice + SliceA::BYTES);
         write(next, ahead);
         stage = stage + 1 == STAGES ? 0 : stage + 1;
         ahead = ahead + 1 == STAGES ? 0 : ahead + 1;

@@ -185,9 +185,9 @@ pub fn cuda_device() -> Device {
     device.parse().unwrap_or_else(|e| panic!("TILEGRAD_CUDA_TESTS: {e}"))
 }
 
-/// Every buffer is an allocation of its own, so that softcuda and compute-sanitizer see each overrun, and
-/// full of NaN.
-fn cuda_with(name: &str, options: CudaOptions) -> Option<TestBackend> {
+/// The CUDA kernels with options, and a name for those, in f32; none where there is no device. Every buffer is
+/// an allocation of its own, so that softcuda and compute-sanitizer see each overrun, and full of NaN.
+pub fn cuda_with(name: &str, options: CudaOptions) -> Option<TestBackend> {
     let device = cuda_device();
     let options = CudaOptions { poison: true, exact_allocations: true, ..options };
     match Cuda::new(device, options) {

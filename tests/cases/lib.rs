@@ -24,8 +24,8 @@ pub mod pool2d;
 pub mod reduce;
 
 pub use backends::{
-    TestBackend, at, backends, cpu_with, cuda_backends, cuda_device, cuda_rungs, default_backends,
-    exact_backends, half_backends, oracle, oracle_of, thread_counts,
+    TestBackend, at, backends, cpu_with, cuda_backends, cuda_device, cuda_rungs, cuda_with,
+    default_backends, exact_backends, half_backends, oracle, oracle_of, thread_counts,
 };
 pub use case::{Case, ErrorCase, Outputs};
 pub use compare::{Failures, Tolerance, compare, relative_norm, same_bits, same_values};

@@ -103,18 +103,26 @@ const LEAST_PIXELS: usize = 512;
 /// Threads of a block of the naive kernels.
 const THREADS: u32 = 256;
 
-/// Everything that the kernels keep in 32 bits fits.
+/// Everything that the kernels keep in 32 bits fits. Positions stay below 2^29, so that the kernels can add
+/// `NOWHERE` of `conv2d.cuh` to one and be outside of every image.
 fn check(args: &Conv2dArgs) -> Result<()> {
     let Conv2dArgs { n, h, w, c_in, c_out, kh, kw, oh, ow, options } = *args;
     let reach = |i: usize, kernel: usize| (kernel - 1).saturating_mul(options.dilation[i]);
     let padded = |i: usize, size: usize| size.saturating_add(options.padding[i].saturating_mul(2));
-    narrow(
-        OP,
-        [elements(&[n, h, w]), elements(&[n, oh, ow]), elements(&[kh, kw, c_in.max(c_out)])],
-    )?;
-    narrow(OP, [padded(0, h), padded(1, w), reach(0, kh), reach(1, kw)])?;
-    narrow(OP, [options.stride[0], options.stride[1], elements(&[c_out, kh])])?;
-    Ok(())
+    let taps = elements(&[kh, kw, c_in.max(c_out)]);
+    narrow(OP, [elements(&[n, h, w]), elements(&[n, oh, ow]), taps, elements(&[c_out, kh])])?;
+    let positions = [padded(0, h), padded(1, w), reach(0, kh), reach(1, kw)];
+    let strides = options.stride;
+    match positions.into_iter().chain(strides).find(|&position| position >= 1 << 29) {
+        None => Ok(()),
+        Some(position) => {
+            let detail = format!(
+                "{position} is too large for the CUDA kernels: images with their padding, strides and \
+                 the reach of the filter must be below 2^29"
+            );
+            Err(Error::argument(OP, detail))
+        }
+    }
 }
 
 /// `Gathered` of the kernels: a pass over `walks`, from `channels` channels of the source a group to a result of

@@ -16,7 +16,7 @@
 #include "half.cuh"
 
 // n / divisor for n < 2^31, as n magic >> shift with magic = ceil(2^shift / divisor), shift = 31 + ceil(log2 divisor)
-// (Granlund and Montgomery 1994, §4). `Divisor` in kernels/src/cuda/gemm.rs has the same layout.
+// (Granlund and Montgomery 1994, §4). The host's side is `divisor` in kernels/src/cuda/gemm.rs.
 struct Divisor {
     u32 divisor;
     u32 magic;
@@ -25,7 +25,8 @@ struct Divisor {
     __device__ u32 quotient(u32 n) const { return static_cast<u32>(static_cast<u64>(n) * magic >> shift); }
 };
 
-// Sizes of the products of a launch. gridDim = (tiles of y, splits of k, products). `Gemm` in gemm.rs has the same layout.
+// Sizes of the products of a launch. gridDim = (tiles of y, splits of k, products). The host's side is `Gemm::params` in
+// gemm.rs.
 struct Gemm {
     u32 m, n, k;
     u32 splits;    // parts of k, each with results of its own in `partials`

@@ -183,7 +183,8 @@ fn a_fault_names_its_place_and_stays() {
 fn leaks_are_found_when_the_last_context_ends() {
     let Host { cuda, alone, .. } = Host::new();
     // SAFETY: one is freed, the other is not.
-    let (kept, freed) = unsafe { (result::malloc_sync(100).unwrap(), result::malloc_sync(100).unwrap()) };
+    let (kept, freed) =
+        unsafe { (result::malloc_sync(100).unwrap(), result::malloc_sync(100).unwrap()) };
     assert_ne!(kept, freed);
     // SAFETY: as above; the module's variables belong to it, and are no leak.
     unsafe { result::free_sync(freed).unwrap() };

@@ -36,7 +36,8 @@ pub fn remember(call: &str, failure: Failure) {
     let _ = LAST.try_with(|last| *last.borrow_mut() = text);
 }
 
-/// Prints a line for a person. Where standard error is closed, nobody is there to read it (and `eprintln!` would panic).
+/// Prints a line for a person. Where standard error is closed, nobody is there to read it, and `eprintln!` would
+/// panic.
 fn say(text: &str) {
     let _ = writeln!(io::stderr(), "softcuda: {text}");
 }

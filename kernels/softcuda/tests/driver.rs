@@ -100,7 +100,7 @@ fn streams_wait_for_events_and_events_tell_time() {
         result::event::query(end).unwrap();
         let (there, back) =
             (result::event::elapsed(start, end), result::event::elapsed(end, start));
-        assert!(there.clone().unwrap() > 0.0 && back.unwrap() == -there.unwrap());
+        assert!(there.unwrap() > 0.0 && back.unwrap() == -there.unwrap());
         let never = result::event::create(flags).unwrap();
         let wrong = result::event::elapsed(start, never);
         assert_eq!(code(wrong), CUresult::CUDA_ERROR_INVALID_HANDLE);

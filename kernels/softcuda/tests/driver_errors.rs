@@ -2,7 +2,7 @@
 
 mod host;
 
-use std::ptr::null_mut;
+use std::ptr::{null_mut, without_provenance_mut};
 
 use cudarc::driver::result;
 use cudarc::driver::sys::{self, CUresult};
@@ -109,7 +109,13 @@ fn wrong_arguments_are_refused() {
     // As a buffer: 8 + 8 + 4 + 4 bytes, of which the last 4 are missing.
     let buffer = [y, y, 0];
     for (bytes, right) in [(24usize, true), (20, false), (48, false)] {
-        let mut extra = [1 as *mut _, arg(&buffer), 2 as *mut _, arg(&bytes), null_mut()];
+        let mut extra = [
+            without_provenance_mut(1),
+            arg(&buffer),
+            without_provenance_mut(2),
+            arg(&bytes),
+            null_mut(),
+        ];
         // SAFETY: the list ends with 0, and the buffer has 24 bytes.
         let outcome = unsafe {
             let list = extra.as_mut_ptr();

@@ -18,7 +18,8 @@ fn of(profile: &Profile, class: Class) -> Executed {
 
 #[test]
 fn sectors_show_coalescing() {
-    // Neighbours: 128 bytes of a warp are 4 sectors. A stride of 128 bytes: one each. All the same: one.
+    // Neighbours: 128 bytes of a warp are 4 sectors. A stride of 128 bytes: one each. All the same:
+    // one.
     for (address, sectors) in [
         ("add.u64 %d3, %d0, %d2;", 4),
         ("shl.b64 %d3, %d2, 5; add.u64 %d3, %d3, %d0;", 32),

@@ -37,8 +37,9 @@ __device__ inline u64 offset(const Axes& axes, u64 index) {
     return sum + index * axes.strides[0];
 }
 
-// Notes that element `position` of a list of indices is outside its range. The smallest position is kept, with integers,
-// so that what is reported does not depend on the order of the threads. `Indices` in kernels/src/cuda/indices.rs reads it.
+// Notes that element `position` of a list of indices is outside its range. The smallest position is kept, with
+// integers, so that what is reported does not depend on the order of the threads. `Indices` in
+// kernels/src/cuda/indices.rs reads it.
 __device__ inline void note_bad_index(u64* word, u64 position, int index) {
     atomicMin(word, position << 32 | static_cast<u32>(index));
 }

@@ -1,13 +1,13 @@
 // Reductions over any axes.  x: any shape; y: [outputs], one element for each position along the axes kept.
 //
-// Which elements of x make output o: x[offset(kept, o) + offset(reduced, r)] for r in 0..count. They are cut into `splits`
-// chunks of `chunk` elements, by sizes alone, and each chunk gives one partial result:
+// Which elements of x make output o: x[offset(kept, o) + offset(reduced, r)] for r in 0..count. They are cut into
+// `splits` chunks of `chunk` elements, by sizes alone, and each chunk gives one partial result:
 //
 //   <op>_<in>_<out>_rows       one warp a chunk: for reduced axes that lie innermost, lanes read neighbours
 //   <op>_<in>_<out>_columns    32 outputs x 8 rows of threads a chunk: for kept axes that lie innermost
 //
-// y[split, o] is the result of a chunk; the host launches again over those (in f32) until one is left. Sums have a fixed
-// order and no atomics. `divisor` is applied at the end: the count for a mean, 1 otherwise.
+// y[split, o] is the result of a chunk; the host launches again over those (in f32) until one is left. Sums have a
+// fixed order and no atomics. `divisor` is applied at the end: the count for a mean, 1 otherwise.
 //
 //   argmax_<dtype>_block            positions of the first maxima, one block an output
 //   amax_ties_<dtype>_block         how many elements equal the maximum, one block an output

@@ -23,7 +23,7 @@
 #include "args.cuh"
 #include "half.cuh"
 
-// `Norm` in kernels/src/cuda/batch_norm.rs has the same layout.
+// The host's side is `Layout::params` in kernels/src/cuda/batch_norm.rs.
 struct Norm {
     u64 rows, c;
     u64 block_rows;  // rows of a block

@@ -2,7 +2,7 @@
 //
 //   <op>_forward_<dtype>_vector4       y = a op b, both of the result's shape
 //   <op>_forward_<dtype>_broadcast     y = a op b; an axis along which an input repeats has stride 0
-//   <op>_backward_{a,b}_<dtype>_<out>_broadcast   dy times the derivative by a or b, at every element of y: d [n]
+//   <op>_backward_{a,b}_<dtype>_<out>_broadcast   dy times the derivative by a or b: d [n], like y
 //
 // Where an input repeats, `d` (then f32) is summed over the repetitions by reduce.cu: a fixed order, no atomics.
 

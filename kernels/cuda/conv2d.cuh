@@ -21,7 +21,7 @@
 // Backward data cuts dx into phases, positions that are equal modulo the stride: those of a phase see the same taps (a
 // stride-th of them; multiplying by the zeros between is what a naive transposed convolution does), and under those
 // neighbouring positions see neighbouring dy: scale 1, spread stride, step -tap_step dilation / stride.
-// `Axis` in kernels/src/cuda/conv2d.rs has the same layout.
+// `Walk` in kernels/src/cuda/conv2d/axis.rs makes the same words.
 struct ConvAxis {
     int first, spread;
     int scale, offset, step;
@@ -32,7 +32,7 @@ struct ConvAxis {
 
 enum { MAX_PHASES = 4 };
 
-// `Gathered` in conv2d.rs has the same layout.
+// The host's side is `gathered` in kernels/src/cuda/conv2d.rs.
 struct Gathered {
     u32 images;
     u32 channels;         // of the source, a group: terms of k under one tap
@@ -153,7 +153,7 @@ struct PixelRows {
     }
 };
 
-// Sizes of backward filter and of the naive kernels. `Conv` in conv2d.rs has the same layout.
+// Sizes of backward filter and of the naive kernels. The host's side is `sizes` in conv2d.rs.
 struct Conv {
     int images, h, w, oh, ow, kh, kw;
     int groups, group_in, group_out;

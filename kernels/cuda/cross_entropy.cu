@@ -6,8 +6,9 @@
 //   cross_entropy_forward_<dtype>_{labels,soft}_warp    loss = Σ t' (L - z), log_sum_exp = max x + L
 //   cross_entropy_backward_<dtype>_{labels,soft}_warp   dlogits = (p Σ t' - t') dloss, p = exp(x - log_sum_exp)
 //
-// A term with t' = 0 is left out: a class that is ruled out (logit -inf) costs nothing when it is not wanted. One warp
-// a row, as in softmax.cu. A label outside 0..len is noted in `bad` (see args.cuh), and its row's results are NaN.
+// A term with t' = 0 is left out: a class that is ruled out (logit -inf) costs nothing when it is not wanted. One
+// warp a row, as in softmax.cu. A label outside 0..len is noted in `bad` (see args.cuh), and its row's results are
+// NaN.
 
 #include "args.cuh"
 #include "half.cuh"

@@ -5,8 +5,8 @@
 //
 //   accumulate_<dtype>_vector4      y += x
 //
-// One thread takes 4 neighbouring elements with one load and one store. There is no reuse, so the limit is memory:
-// 2 (forward) or 3 (backward) n elements over the bandwidth. 16-bit numbers are computed with as float and rounded
+// One thread takes 4 neighbouring elements with one load and one store. There is no reuse, so the limit is memory: 2
+// (forward) or 3 (backward) n elements over the bandwidth. 16-bit numbers are computed with as float and rounded
 // once.
 //
 // An op is a struct with `forward` and `backward`; a and b are its constants: affine's scale and shift, leaky_relu's

@@ -2,8 +2,7 @@
 //
 //   fill_b<bits>_vector4            y = a constant of that many bits, whatever its type
 //   cast_<from>_to_<to>_vector4     y = x in another dtype: to floats rounded to nearest even, once; to integers
-//   rounded
-//                                   to nearest even and saturating, 0 for NaN
+//                                   rounded to nearest even and saturating, 0 for NaN
 //
 // One thread takes 4 neighbouring elements. Limit: memory.
 

@@ -1,8 +1,7 @@
 // Movement of elements, whatever they are: kernels are named after their bits.
 //
 //   copy_b<bits>_strided             y[offset(to, i)] = x[offset(from, i)] for i in 0..n: permute, slice, concat and
-//   pad are
-//                                    this with different strides (and addresses that the host has moved)
+//                                    pad are this with different strides (and addresses that the host has moved)
 //   gather_forward_b<bits>_strided   y[o, i, k] = x[o, indices[i], k]; a bad index is noted (see args.cuh) and gives 0
 //   gather_backward_<dtype>_scan     dx[o, a, k] = Σ dy[o, i, k] over the i with indices[i] = a, in order
 //

@@ -29,9 +29,9 @@ struct Max {
     static __device__ float combine(float a, float b) { return larger(b, a) ? b : a; }
 };
 
-// All 32 lanes must call, in a block 32 wide (threadIdx.x is the lane); every lane gets the result. A butterfly: lane i
-// meets lane i ^ 16, then i ^ 8, ... Both partners combine the same two numbers, the lower lane's first, so that all
-// lanes end with the same bits.
+// All 32 lanes must call, in a block 32 wide (threadIdx.x is the lane); every lane gets the result. A butterfly: lane
+// i meets lane i ^ 16, then i ^ 8, ... Both partners combine the same two numbers, the lower lane's first, so that
+// all lanes end with the same bits.
 template <class Op>
 __device__ inline float warp_reduce(float v) {
 #pragma unroll

@@ -9,8 +9,7 @@
 //
 //   .._<dtype>_thread   one thread a row: the formulas as they stand; the lanes of a warp read `len` elements apart
 //   .._<dtype>_warp     one warp a row: lanes read neighbours, and meet in shuffles; blockDim = (32, rows a block). A
-//   row
-//                       is read up to three times, from the first-level cache after the first
+//                       row is read up to three times, from the first-level cache after the first
 //
 // Limit: memory, one read and one write of the rows.
 

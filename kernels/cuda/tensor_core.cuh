@@ -13,8 +13,9 @@
 //   threads
 //              of a cp.async write, lie in 8 different groups of 4 banks, so neither has a conflict
 //
-// Why faster than a register tile: an mma does 4096 FLOPs (16 bits) for a warp where 32 fma do 64, so per slice of
-// 128 x 128 x 32 a warp issues 32 mma and 12 ldmatrix instead of 2 * 128 * 128 * 32 / 8 / 64 = 2048 fma and 512 loads.
+// Why faster than a register tile: an mma of a warp does 4096 FLOPs (16 bits) where its fma does 64, so per slice of
+// 128 x 128 x 32 one of 8 warps issues 32 mma and 12 ldmatrix instead of 2 * 128 * 128 * 32 / 8 / 64 = 2048 fma and 128
+// loads of 16 bytes.
 // 2 * 128 * 128 / (2 * (128 + 128)) = 64 FLOPs a byte read from global memory.
 //
 // Results go through shared memory once more, one row of warps at a time: the fragments of an mma are 2 neighbours a

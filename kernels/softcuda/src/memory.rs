@@ -1,9 +1,11 @@
-//! Device memory: one arena of host memory that kernels see at [`GLOBAL_BASE`], and who owns which part of it.
+//! Device memory: one arena of host memory that kernels see at [`GLOBAL_BASE`], and who owns which
+//! part of it.
 //!
-//! With checks on, a second arena of the same size holds one *shadow* byte for each device byte: not allocated,
-//! allocated but never written, written, or freed. One look at the shadow tells out of bounds, use after free and
-//! uninitialised apart. Allocations then have a gap of [`GRAIN`] bytes between them, and freed ones rest in a
-//! quarantine until their space is needed, so that a late access meets the shadow of a freed allocation.
+//! With checks on, a second arena of the same size holds one *shadow* byte for each device byte:
+//! not allocated, allocated but never written, written, or freed. One look at the shadow tells out
+//! of bounds, use after free and uninitialised apart. Allocations then have a gap of [`GRAIN`]
+//! bytes between them, and freed ones rest in a quarantine until their space is needed, so that a
+//! late access meets the shadow of a freed allocation.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Mutex;
@@ -25,7 +27,8 @@ pub const WRITTEN: u8 = 2;
 /// Shadow of a byte that was freed.
 pub const FREED: u8 = 3;
 
-/// A block of zeroed bytes that are only ever touched as atomics, since blocks of a grid share them.
+/// A block of zeroed bytes that are only ever touched as atomics, since blocks of a grid share
+/// them.
 struct Arena {
     bytes: Box<[AtomicU8]>,
     /// Bytes before the first one that is aligned to [`GRAIN`].
@@ -42,8 +45,8 @@ impl Arena {
         if start.is_null() {
             return None;
         }
-        // SAFETY: the allocation has this layout (alignment 1, `with_margin` bytes), zero is a valid AtomicU8, and the
-        // box is its only owner.
+        // SAFETY: the allocation has this layout (alignment 1, `with_margin` bytes), zero is a
+        // valid AtomicU8, and the box is its only owner.
         let bytes =
             unsafe { Box::from_raw(std::ptr::slice_from_raw_parts_mut(start, with_margin)) };
         let skip = bytes.as_ptr().align_offset(GRAIN as usize);
@@ -58,10 +61,11 @@ impl Arena {
         &self.bytes[self.skip..][start..start + len]
     }
 
-    /// Bytes before the first one of a range that is aligned to 8, words of 8 bytes, bytes behind them.
+    /// Bytes before the first one of a range that is aligned to 8, words of 8 bytes, bytes behind
+    /// them.
     fn words(&self, start: usize, len: usize) -> (&[AtomicU8], &[AtomicU64], &[AtomicU8]) {
-        // SAFETY: eight AtomicU8 have the size of an AtomicU64, any bits are valid in both, and `align_to` keeps to the
-        // alignment.
+        // SAFETY: eight AtomicU8 have the size of an AtomicU64, any bits are valid in both, and
+        // `align_to` keeps to the alignment.
         unsafe { self.slice(start, len).align_to() }
     }
 
@@ -123,8 +127,8 @@ pub struct Memory {
 }
 
 impl Memory {
-    /// Memory of so many bytes, rounded up to [`GRAIN`]; `checked` keeps a shadow. The system gives pages as they are
-    /// touched.
+    /// Memory of so many bytes, rounded up to [`GRAIN`]; `checked` keeps a shadow. The system gives
+    /// pages as they are touched.
     pub fn new(bytes: usize, checked: bool) -> Result<Memory> {
         let out = Error::OutOfMemory { asked: bytes, free: 0, total: 0 };
         let bytes = bytes.max(1).checked_next_multiple_of(GRAIN as usize).ok_or(out.clone())?;
@@ -135,7 +139,8 @@ impl Memory {
     }
 
     fn map(&self) -> std::sync::MutexGuard<'_, Map> {
-        // The map is consistent between any two statements that can panic (there are none): poison means nothing.
+        // The map is consistent between any two statements that can panic (there are none): poison
+        // means nothing.
         self.map.lock().unwrap_or_else(|e| e.into_inner())
     }
 
@@ -149,7 +154,8 @@ impl Memory {
         self.bytes - self.map().used as usize
     }
 
-    /// Host address of the first device byte: valid for `bytes()` bytes as long as the memory lives.
+    /// Host address of the first device byte: valid for `bytes()` bytes as long as the memory
+    /// lives.
     pub fn pointer(&self) -> *mut u8 {
         self.arena.pointer()
     }

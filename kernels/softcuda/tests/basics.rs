@@ -114,7 +114,8 @@ fn functions_are_called_from_diverged_lanes() {
 
 #[test]
 fn locks_do_not_starve() {
-    // Each lane takes a lock in turn: the lane that has it must run though others spin before it in the program.
+    // Each lane takes a lock in turn: the lane that has it must run though others spin before it in
+    // the program.
     let device = checked();
     let text = module(
         1,

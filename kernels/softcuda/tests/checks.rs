@@ -85,10 +85,10 @@ fn reads_of_uninitialised_memory() {
     );
     let error = failure(run(&device, &text, 1, [1, 1, 1], &[fresh]));
     assert!(error.to_string().contains("read of 4 bytes"), "{error}");
-    let shared = ".shared .align 4 .b8 a[64]; setp.eq.u32 %p1, %r0, 1; @%p1 st.shared.u32 [a], 1; bar.sync 0;\n\
-        ld.shared.u32 %r1, [a+4];";
+    let shared = ".shared .align 4 .b8 a[64]; setp.eq.u32 %p1, %r0, 1; @%p1 st.shared.u32 [a], 1;
+        bar.sync 0; ld.shared.u32 %r1, [a+4];";
     trips(32, shared, &["uninitialised: read of 4 bytes of shared memory at 0x4"]);
-    let absent = "setp.lt.u32 %p1, %r0, 16; @%p1 bra $low; bra $end;\n\
+    let absent = "setp.lt.u32 %p1, %r0, 16; @%p1 bra $low; bra $end;
         $low: shfl.sync.down.b32 %r1, %r0, 8, 31, 0xffff; $end:";
     trips(32, absent, &["shfl reads a lane that does not take part", "thread (8,0,0)"]);
 }
@@ -147,8 +147,8 @@ fn barriers_that_not_all_reach() {
     // The hardware lets those go that are left.
     let lenient = device(Checks { barriers: false, ..Checks::all() }, false);
     lanes_on(&lenient, 64, &[], body).expect("runs");
-    let body = "and.b32 %r1, %r0, 1; setp.eq.u32 %p1, %r1, 0;\n@%p1 bra $even;\n\
-        bar.sync 0;\nbra $end;\n$even: bar.sync 0;\n$end:";
+    let body = "and.b32 %r1, %r0, 1; setp.eq.u32 %p1, %r1, 0; @%p1 bra $even;
+        bar.sync 0; bra $end;\n$even: bar.sync 0;\n$end:";
     trips(32, body, &["other threads wait at another barrier, on line"]);
     let body =
         "setp.lt.u32 %p1, %r0, 32; @%p1 bra $low; bar.sync 2;\nbra $end; $low: bar.sync 1; $end:";
@@ -164,7 +164,7 @@ fn lanes_that_wait_for_each_other_for_ever() {
         $low: shfl.sync.idx.b32 %r1, %r0, 1, 31, -1; $end:";
     let error = trips(32, body, &["deadlock", "16 threads on line"]);
     assert!(matches!(error, Error::Deadlock { .. }));
-    let body = "setp.lt.u32 %p1, %r0, 16; @%p1 bra $low; bra $end;\n\
+    let body = "setp.lt.u32 %p1, %r0, 16; @%p1 bra $low; bra $end;
         $low: shfl.sync.idx.b32 %r1, %r0, 1, 31, 0xff00; $end:";
     trips(32, body, &["lane 0 is not in its own member mask 0x0000ff00"]);
     trips(

@@ -107,8 +107,8 @@ fn every_prefix_of_a_text_is_refused_or_loads() {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
 
-    /// Characters exchanged, cut out and doubled: the loader says no (or yes), but does not panic; and what it says yes
-    /// to runs to an end or an error.
+    /// Characters exchanged, cut out and doubled: the loader says no (or yes), but does not panic;
+    /// and what it says yes to runs to an end or an error.
     #[test]
     fn damaged_texts_do_not_crash(edits in prop::collection::vec((0usize..2000, 0u8..4, any::<u8>()), 1..6)) {
         let mut bytes = sample().into_bytes();

@@ -207,16 +207,6 @@ impl Cuda {
         }
     }
 
-    /// The dtype of elements that are only moved: any but f64, which is the reference's alone.
-    fn moved(&self, op: &'static str, x: &Buffer) -> Result<Dtype> {
-        match x.dtype() {
-            dtype @ Dtype::F64 => {
-                Err(Error::Unsupported { op, device: self.context.device, dtype })
-            }
-            dtype => Ok(dtype),
-        }
-    }
-
     /// The address of `x` to change in place, checked as [`Cuda::input`] does.
     fn update(&self, op: &'static str, x: &mut Buffer, dtype: Dtype, len: usize) -> Result<u64> {
         self.input(op, x, dtype, len)?;

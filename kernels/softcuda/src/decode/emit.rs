@@ -1,7 +1,7 @@
 //! What the decoder makes of a kernel, and how operands become rows.
 //!
-//! Here is where the executor's safety is decided: an offset leaves this module only as the row of a register, constant
-//! or special register of the width that was asked for.
+//! Here is where the executor's safety is decided: an offset leaves this module only as the row of
+//! a register, constant or special register of the width that was asked for.
 
 use std::collections::HashMap;
 
@@ -125,7 +125,8 @@ impl<'a> Emit<'a> {
         self.preset(if wide { Preset::Double(value) } else { Preset::Word(value as u32) })
     }
 
-    /// The guard of an instruction, as [`Insn::guard`] has it; later instructions of `push` have it too.
+    /// The guard of an instruction, as [`Insn::guard`] has it; later instructions of `push` have it
+    /// too.
     pub fn guard(&mut self, insn: &Instruction) -> Result<u32, String> {
         self.guard = match insn.guard {
             None => 0,
@@ -179,7 +180,8 @@ impl<'a> Emit<'a> {
         self.any_source(operand, ty, |has| has == ty.bytes())
     }
 
-    /// The row of a source of which the low bytes are used: the register may be larger. Its width: whether 64-bit.
+    /// The row of a source of which the low bytes are used: the register may be larger. Its width:
+    /// whether 64-bit.
     pub fn wide_source(&mut self, operand: &Operand, ty: Type) -> Result<(u32, bool), String> {
         let row = self.any_source(operand, ty, |has| has >= ty.bytes())?;
         let bytes = self.type_of(operand).map_or(ty.bytes(), Type::bytes);

@@ -65,7 +65,8 @@ pub fn decode(e: &mut Emit<'_>, insn: &Instruction, m: &mut Modifiers<'_>) -> De
         "sub" => (2, by_type!(ty, binary, |a, b| a.wrapping_sub(b))),
         "mul" | "mad" => return multiply(e, insn, m, ty),
         "mul24" | "mad24" => return multiply24(e, insn, m, ty),
-        // Division by zero: all ones, as the hardware's instruction sequence gives; the remainder is the dividend.
+        // Division by zero: all ones, as the hardware's instruction sequence gives; the remainder
+        // is the dividend.
         "div" => (2, by_type!(ty, binary, |a, b| if b == 0 { !0 } else { a.wrapping_div(b) })),
         "rem" => (2, by_type!(ty, binary, |a, b| if b == 0 { a } else { a.wrapping_rem(b) })),
         "min" => (2, by_type!(ty, binary, |a, b| a.min(b))),

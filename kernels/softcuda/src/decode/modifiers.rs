@@ -1,5 +1,5 @@
-//! The modifiers of an instruction, taken one by one: what is left over at the end is an error, so that no modifier is
-//! ever passed over in silence.
+//! The modifiers of an instruction, taken one by one: what is left over at the end is an error, so
+//! that no modifier is ever passed over in silence.
 
 use crate::ast::Instruction;
 use crate::types::{Space, Type};

@@ -1,10 +1,12 @@
-//! The functions that PTX calls approximate: computed in f64 and rounded once, hence well within the errors that the
-//! ISA allows (2 ulp and up), and the same on every CPU. exp2 and log2 are written out, so that they vectorise.
+//! The functions that PTX calls approximate: computed in f64 and rounded once, hence well within
+//! the errors that the ISA allows (2 ulp and up), and the same on every CPU. exp2 and log2 are
+//! written out, so that they vectorise.
 
 /// 2^x.
 #[inline(always)]
 pub fn ex2(x: f32) -> f32 {
-    // Beyond these the result is 0 or infinite anyway; NaN passes through the comparisons and comes back at the end.
+    // Beyond these the result is 0 or infinite anyway; NaN passes through the comparisons and comes
+    // back at the end.
     let v = f64::from(x);
     let v = if v > 200.0 { 200.0 } else { v };
     let v = if v < -200.0 { -200.0 } else { v };

@@ -1,8 +1,9 @@
 //! Floating-point arithmetic of one lane, with the rounding that PTX states.
 //!
-//! Round-to-nearest is the host's own. The other roundings of f32 go over f64: the exact result is first rounded *to
-//! odd* in f64 (cut off, with the last bit set if anything was lost), which keeps enough for any second rounding to 24
-//! bits to be right (Boldo and Melquiond, "Emulation of a FMA and correctly rounded sums", 2008).
+//! Round-to-nearest is the host's own. The other roundings of f32 go over f64: the exact result is
+//! first rounded *to odd* in f64 (cut off, with the last bit set if anything was lost), which keeps
+//! enough for any second rounding to 24 bits to be right (Boldo and Melquiond, "Emulation of a FMA
+//! and correctly rounded sums", 2008).
 
 /// A rounding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -93,7 +93,7 @@ impl Kind {
     }
 
     /// The number nearest to a value; integers keep the low bits, so that `iota` wraps.
-    fn encode(self, value: f64) -> Vec<u8> {
+    fn nearest(self, value: f64) -> Vec<u8> {
         let integer = value as i64;
         match self {
             Kind::F16 => f16::from_f64(value).to_le_bytes().to_vec(),
@@ -158,7 +158,7 @@ pub fn parse(text: &str) -> Result<Argument, String> {
     }
     let count = parse_count(count)?;
     let made = |value: &dyn Fn(usize) -> f64| {
-        Some((0..count).flat_map(|i| kind.encode(value(i))).collect::<Vec<u8>>())
+        Some((0..count).flat_map(|i| kind.nearest(value(i))).collect::<Vec<u8>>())
     };
     let float = matches!(kind, Kind::F16 | Kind::Bf16 | Kind::F32 | Kind::F64);
     let bytes = match contents {

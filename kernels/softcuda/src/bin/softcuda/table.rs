@@ -68,7 +68,7 @@ pub fn print(kernel: &str, profile: &Profile, seconds: f64) {
         ("arithmetic intensity", format!("{:.2} FLOPs a byte", profile.arithmetic_intensity())),
         (
             "speed of softcuda",
-            format!("{:.0} million lane-instructions a second", all.lanes as f64 / seconds / 1e6),
+            format!("{:.1} million lane-instructions a second", all.lanes as f64 / seconds / 1e6),
         ),
     ];
     rows.iter().for_each(|(name, value)| println!("{name:<28} {value}"));

@@ -1,20 +1,21 @@
 // Convolution as an implicit GEMM: what the three passes share.
 //
 // x: [images, h, w, groups * group_in], filter: [groups * group_out, kh, kw, group_in], y: [images, oh, ow,
-// groups * group_out]. No matrix of windows is ever written: a loader finds the element of x (or dy) that stands at row m
-// and term k of that matrix when the tile is read.
+// groups * group_out]. No matrix of windows is ever written: a loader finds the element of x (or dy) that stands at
+// row m and term k of that matrix when the tile is read.
 //
 //   pass              m                  n               k                    a                   b
 //   forward           pixels of y        group_out       taps x group_in      x, gathered         filter, k-contiguous
 //   backward data     pixels of dx       group_in        taps x group_out     dy, gathered        filter, n-contiguous
-//   backward filter   group_out          taps x group_in pixels of y          dy, m-contiguous    x, gathered, n-contiguous
+//   backward filter   group_out          taps x group_in pixels of y          dy, m-contiguous    x, gathered
 
 #pragma once
 
 #include "gemm.cuh"
 
 // One axis of a gathered pass. Position i of the result's rows lies at `first + i * spread` of the result, and sees the
-// source at i * scale + offset + j * step under its j-th tap, which is row (column) tap_first + j * tap_step of the filter.
+// source at i * scale + offset + j * step under its j-th tap, which is row (column) tap_first + j * tap_step of the
+// filter.
 //
 // Forward: first 0, spread 1, scale stride, offset -padding, step dilation, all taps.
 // Backward data cuts dx into phases, positions that are equal modulo the stride: those of a phase see the same taps (a
@@ -64,8 +65,8 @@ struct Pixel {
     }
 };
 
-// A position that is outside of every image, whatever valid position is added to it. The host has checked that sizes with
-// their padding are below 2^29.
+// A position that is outside of every image, whatever valid position is added to it. The host has checked that sizes
+// with their padding are below 2^29.
 enum : int { NOWHERE = -(1 << 30) };
 
 // Whether (y, x) is in an image of these sizes: as unsigned numbers, negative positions are beyond the end too.
@@ -74,8 +75,8 @@ __device__ inline bool is_inside(int y, int x, int h, int w) {
 }
 
 // Operand a of forward and of backward data: source pixels under the taps, k = (tap, channel) with channels contiguous.
-// Offsets of a pixel and of a tap are found apart, and added: the sum is the element's where the positions add up to one
-// inside the image.
+// Offsets of a pixel and of a tap are found apart, and added: the sum is the element's where the positions add up to
+// one inside the image.
 template <class T>
 struct GatheredPixels {
     typedef T Element;
@@ -160,7 +161,8 @@ struct Conv {
     Divisor by_ow, by_oh, by_group_in, by_kw;
 };
 
-// Operand b of backward filter: x under tap n / group_in at output pixel k, n = (tap, channel) with channels contiguous.
+// Operand b of backward filter: x under tap n / group_in at output pixel k, n = (tap, channel) with channels
+// contiguous.
 template <class T>
 struct TapsOfPixels {
     typedef T Element;

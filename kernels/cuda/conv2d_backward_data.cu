@@ -1,13 +1,13 @@
-// Convolution backward, the gradient of x.  dx[image, iy, ix, ci] = Σ dy[image, oy, ox, co] filter[co, ky, kx, ci] over the
-// (oy, ky) with oy * stride + ky * dilation - padding = iy, and so for x. See conv2d.cuh for shapes and phases.
+// Convolution backward, the gradient of x.  dx[image, iy, ix, ci] = Σ dy[image, oy, ox, co] filter[co, ky, kx, ci]
+// over the (oy, ky) with oy * stride + ky * dilation - padding = iy, and so for x. Shapes and phases: conv2d.cuh.
 //
 //   conv2d_backward_data_<dtype>_naive                 one thread an element of dx               (read this first)
 //   conv2d_backward_data_f32_register_tile_<tile>      implicit GEMM over one phase of dx, channels by float4
 //   conv2d_backward_data_<16 bits>_tensor_core_<tile>  the same on tensor cores, channels by cp.async of 8
 //   ..._any                                            channels one by one
 //
-// A block works on pixels of one phase, so no term of its sums is a zero between strides. The filter is read as it lies,
-// [co][tap][ci] with ci contiguous: no transposed copy.
+// A block works on pixels of one phase, so no term of its sums is a zero between strides. The filter is read as it
+// lies, [co][tap][ci] with ci contiguous: no transposed copy.
 
 #include "conv2d.cuh"
 #include "register_tile.cuh"
@@ -41,8 +41,8 @@ __device__ void naive(const Conv& c, u64 count, const T* __restrict__ filter, co
     dx[at] = store<T>(sum);
 }
 
-// The operands and the result of this block's group and phase, and the sizes of its product: phases differ in pixels and
-// taps.
+// The operands and the result of this block's group and phase, and the sizes of its product: phases differ in pixels
+// and taps.
 template <class T>
 struct BackwardData {
     Gemm g;
@@ -50,7 +50,8 @@ struct BackwardData {
     FilterByInput<T> b;
     Output<T, PixelRows> out;
 
-    __device__ BackwardData(const Gemm& all, const Gathered& c, const GroupPhase& at, const T* filter, const T* dy, T* dx)
+    __device__ BackwardData(const Gemm& all, const Gathered& c, const GroupPhase& at, const T* filter, const T* dy,
+                            T* dx)
         : BackwardData(all, c, c.y[at.y], c.x[at.x], at.group, filter, dy, dx) {}
 
     __device__ BackwardData(const Gemm& all, const Gathered& c, const ConvAxis& y, const ConvAxis& x, u32 group,

@@ -1,7 +1,8 @@
-// Convolution backward, the gradient of the filter.  dfilter[co, ky, kx, ci] = Σ dy[image, oy, ox, co] x[image, iy, ix, ci]
-// over all pixels (image, oy, ox) of y, with iy = oy * stride + ky * dilation - padding, and so for x. See conv2d.cuh.
+// Convolution backward, the gradient of the filter.  dfilter[co, ky, kx, ci] = Σ dy[image, oy, ox, co] x[image, iy,
+// ix, ci] over all pixels (image, oy, ox) of y, with iy = oy * stride + ky * dilation - padding, and so for x. Shapes:
+// conv2d.cuh.
 //
-//   conv2d_backward_filter_<dtype>_naive                 one thread an element and a split of the pixels (read this first)
+//   conv2d_backward_filter_<dtype>_naive                 one thread an element and split (read this first)
 //   conv2d_backward_filter_f32_register_tile_<tile>      implicit GEMM, dy and x by float4
 //   conv2d_backward_filter_<16 bits>_tensor_core_<tile>  the same on tensor cores, by cp.async of 8
 //   ..._any                                              channels one by one
@@ -9,8 +10,8 @@
 //
 // <tile> is filters x (tap, channel)s. The sum is long (all pixels of a batch) and its results are few (16 x 144 for a
 // narrow layer: one tile), so the pixels are split, by sizes alone: each split writes f32 sums to `partials`
-// [splits, groups, group_out, kh kw group_in], and a second kernel adds those in their order. No atomics: the same bits on
-// every run, on every GPU.
+// [splits, groups, group_out, kh kw group_in], and a second kernel adds those in their order. No atomics: the same
+// bits on every run, on every GPU.
 
 #include "conv2d.cuh"
 #include "register_tile.cuh"
@@ -23,16 +24,19 @@ __device__ void naive(const Conv& c, u32 split_pixels, u64 count, const T* __res
     const u64 at = thread_index();
     if (at >= count) return;
     const u32 channels = c.groups * c.group_out, channels_x = c.groups * c.group_in;
-    const u32 filter = at / (c.kh * c.kw * c.group_in), in_filter = at - static_cast<u64>(filter) * c.kh * c.kw * c.group_in;
+    const u32 of_filter = c.kh * c.kw * c.group_in;  // elements
+    const u32 filter = at / of_filter, in_filter = at - static_cast<u64>(filter) * of_filter;
     const u32 tap = c.by_group_in.quotient(in_filter), ky = c.by_kw.quotient(tap);
-    const int dilated_y = ky * c.dilation[0] - c.padding[0], dilated_x = (tap - ky * c.kw) * c.dilation[1] - c.padding[1];
+    const int dilated_y = ky * c.dilation[0] - c.padding[0];
+    const int dilated_x = (tap - ky * c.kw) * c.dilation[1] - c.padding[1];
     x += filter / c.group_out * c.group_in + in_filter - tap * c.group_in;
     dy += filter;
     const u32 pixels = c.images * c.oh * c.ow, end = min(pixels, (blockIdx.y + 1) * split_pixels);
     float sum = 0.0f;
     for (u32 pixel = blockIdx.y * split_pixels; pixel < end; pixel++) {
         const u32 row = c.by_ow.quotient(pixel), image = c.by_oh.quotient(row);
-        const int iy = (row - image * c.oh) * c.stride[0] + dilated_y, ix = (pixel - row * c.ow) * c.stride[1] + dilated_x;
+        const int iy = (row - image * c.oh) * c.stride[0] + dilated_y;
+        const int ix = (pixel - row * c.ow) * c.stride[1] + dilated_x;
         if (iy < 0 || iy >= c.h || ix < 0 || ix >= c.w) continue;
         const u64 at_x = (static_cast<u64>(image) * c.h + iy) * c.w + ix;
         sum = fmaf(load(x[at_x * channels_x]), load(dy[static_cast<u64>(pixel) * channels]), sum);

@@ -1,5 +1,5 @@
-// Convolution forward.  y = activation(x * filter + bias + residual): see conv2d.cuh for the shapes; bias [c_out], residual
-// like y. Sums are f32 whatever the dtype.
+// Convolution forward.  y = activation(x * filter + bias + residual): see conv2d.cuh for the shapes; bias [c_out],
+// residual like y. Sums are f32 whatever the dtype.
 //
 //   conv2d_forward_<dtype>_naive                 one thread a result                            (read this first)
 //   conv2d_forward_f32_register_tile_<tile>      implicit GEMM, channels read by float4
@@ -8,11 +8,11 @@
 //   conv2d_forward_<16 bits>_tensor_core_<tile>_any
 //
 // <tile> is pixels x channels of y a block computes: 128 pixels x the 32, 64 or 128 that waste least of group_out.
-// A thread decodes its pixels once; a slice of k costs it one division by multiplication for the tap (no table, no im2col).
-// Naive does 2 loads a multiply-add; a 128 x 64 tile reads 2 * (128 + 64) elements for 2 * 128 * 64 of them.
+// A thread decodes its pixels once; a slice of k costs it one division by multiplication for the tap (no table, no
+// im2col). Naive does 2 loads a multiply-add; a 128 x 64 tile reads 2 * (128 + 64) elements for 2 * 128 * 64 of them.
 //
-// Limit: arithmetic, 2 pixels c_out taps group_in FLOPs; for 3 x 3 taps each x is read 9 times, from the caches after the
-// first.
+// Limit: arithmetic, 2 pixels c_out taps group_in FLOPs; for 3 x 3 taps each x is read 9 times, from the caches after
+// the first.
 
 #include "conv2d.cuh"
 #include "register_tile.cuh"
@@ -57,7 +57,12 @@ struct Forward {
                        const T* bias, const T* residual, T* y)
         : a{x + blockIdx.z * c.channels, c, c.y[0], c.x[0], g.m, block.k_end},
           b{filter + static_cast<u64>(blockIdx.z) * g.n * g.k, g.k, g.n, block.k_end},
-          out{y, nullptr, bias ? bias + blockIdx.z * g.n : nullptr, residual, relu, {c, c.y[0], c.x[0], blockIdx.z * g.n}} {}
+          out{y,
+              nullptr,
+              bias ? bias + blockIdx.z * g.n : nullptr,
+              residual,
+              relu,
+              {c, c.y[0], c.x[0], blockIdx.z * g.n}} {}
 };
 
 #define PARAMETERS(T)                                                                                                \

@@ -1,11 +1,11 @@
-// Matrix products.  y[i] = op(a[i]) op(b[i]) + bias: op(a) is [m, k], op(b) is [k, n], y is [products, m, n], bias is [n],
-// op an optional transposition. Sums are f32 whatever the dtype.
+// Matrix products.  y[i] = op(a[i]) op(b[i]) + bias: op(a) is [m, k], op(b) is [k, n], y is [products, m, n], bias is
+// [n], op an optional transposition. Sums are f32 whatever the dtype.
 //
 // The ladder, slowest first; docs/cuda-matmul.md counts what each rung saves:
 //
-//   matmul_forward_<dtype>_naive                          one thread a result, 2 loads a multiply-add   (read this first)
+//   matmul_forward_<dtype>_naive                          one thread a result, 2 loads a multiply-add (read this first)
 //   matmul_forward_<dtype>_shared_tile                    32 x 32 tiles in shared memory: 32 times fewer global loads
-//   matmul_forward_f32_register_tile_<tile>_<layouts>     8 x 8 sums a thread: 16 times fewer shared loads
+//   matmul_forward_f32_register_tile_<tile>_<layouts>     8 x 8 sums a thread: 32 times fewer shared loads
 //   matmul_forward_<16 bits>_tensor_core_<tile>_<layouts> mma.sync, 4096 FLOPs an instruction
 //   matmul_forward_<16 bits>_tensor_core_64x64_strided    the same, read one by one: sizes that are no multiple of 8
 //   matmul_forward_tf32_tensor_core_64x64_strided         f32 rounded to 10 bits of fraction: only by name
@@ -38,8 +38,8 @@ __device__ void naive(const Gemm& g, const Operand& of_a, const Operand& of_b, c
     y[(static_cast<u64>(blockIdx.z) * g.m + m) * g.n + n] = store<T>(sum);
 }
 
-// blockDim = (32, 32), one result a thread. Slices are [32][32] with rows of 33 floats: threads that read along a column
-// of an operand's transpose write 32 different banks.
+// blockDim = (32, 32), one result a thread. Slices are [32][32] with rows of 33 floats: threads that read along a
+// column of an operand's transpose write 32 different banks.
 template <class T>
 __device__ void shared_tile(const Gemm& g, const Operand& of_a, const Operand& of_b, const T* __restrict__ a,
                             const T* __restrict__ b, const T* __restrict__ bias, T* __restrict__ y) {

@@ -24,7 +24,8 @@ pub struct Variable {
     pub bytes: usize,
     /// Initial bytes (the rest is zero).
     pub init: Vec<u8>,
-    /// Addresses to be put into `init`: byte offset, name, addend, and whether the generic address is meant.
+    /// Addresses to be put into `init`: byte offset, name, addend, and whether the generic address
+    /// is meant.
     pub addresses: Vec<(usize, String, i64)>,
     /// Declared here, defined elsewhere (or dynamic shared memory).
     pub is_extern: bool,

@@ -1,13 +1,15 @@
 //! The decoded form of a kernel: what the executor runs.
 //!
-//! A warp's *register file* is one array of 32-bit words. Its first words are the predicates, one word each: bit i
-//! belongs to lane i. Then come *rows*: a 32-bit register is a row of 32 words, a 64-bit register one of 32 double
-//! words, so that an instruction is a loop over neighbouring lanes, which the compiler turns into vector instructions.
-//! Immediates and special registers are rows as well, filled in before a warp starts; hence an operand is always the
-//! offset of a row, and an instruction is a function pointer with a few offsets.
+//! A warp's *register file* is one array of 32-bit words. Its first words are the predicates, one
+//! word each: bit i belongs to lane i. Then come *rows*: a 32-bit register is a row of 32 words, a
+//! 64-bit register one of 32 double words, so that an instruction is a loop over neighbouring
+//! lanes, which the compiler turns into vector instructions. Immediates and special registers are
+//! rows as well, filled in before a warp starts; hence an operand is always the offset of a row,
+//! and an instruction is a function pointer with a few offsets.
 //!
-//! Instructions stand in *basic blocks*: control enters at the first one only, and leaves at the end only. All that
-//! concerns which lanes run (branches, barriers, instructions that wait for other lanes) is the block's [`End`].
+//! Instructions stand in *basic blocks*: control enters at the first one only, and leaves at the
+//! end only. All that concerns which lanes run (branches, barriers, instructions that wait for
+//! other lanes) is the block's [`End`].
 
 use crate::ast::Special;
 use crate::exec::Context;
@@ -20,9 +22,9 @@ pub const ALL: u32 = u32::MAX;
 /// Executes an instruction for the lanes of a mask.
 ///
 /// # Safety
-/// The instruction must come from the decoder for the code that the context runs: its offsets then lie inside of the
-/// register file, and rows have the width that the handler expects. The CPU must have the features that the handler was
-/// chosen for (see [`crate::lanes::wide`]).
+/// The instruction must come from the decoder for the code that the context runs: its offsets then
+/// lie inside of the register file, and rows have the width that the handler expects. The CPU must
+/// have the features that the handler was chosen for (see [`crate::lanes::wide`]).
 pub type Handler = unsafe fn(&mut Context<'_>, &Insn, u32);
 
 /// Predicate word that is always false.
@@ -131,7 +133,8 @@ impl Class {
     }
 }
 
-/// A decoded instruction. What the fields mean is the handler's affair; most read rows `a`, `b`, `c` and write row `d`.
+/// A decoded instruction. What the fields mean is the handler's affair; most read rows `a`, `b`,
+/// `c` and write row `d`.
 #[derive(Clone, Copy)]
 pub struct Insn {
     /// Executes it.
@@ -146,7 +149,8 @@ pub struct Insn {
     pub c: u32,
     /// A small parameter or an index into [`Code::lists`].
     pub x: u32,
-    /// 0, or `word << 1 | negated` of the predicate that guards it (word 0 guards nothing, so 0 is free).
+    /// 0, or `word << 1 | negated` of the predicate that guards it (word 0 guards nothing, so 0 is
+    /// free).
     pub guard: u32,
     /// An immediate.
     pub imm: u64,

@@ -11,14 +11,16 @@ use crate::profile::Profile;
 use crate::types::Space;
 use crate::{decode, parser};
 
-/// What is checked beyond what the interpreter needs for its own safety (bounds of the arena and alignment).
+/// What is checked beyond what the interpreter needs for its own safety (bounds of the arena and
+/// alignment).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Checks {
     /// Each access lies in a live allocation.
     pub bounds: bool,
     /// What is read was written before.
     pub uninitialised: bool,
-    /// No two threads touch the same shared memory without a barrier between them, one of them writing.
+    /// No two threads touch the same shared memory without a barrier between them, one of them
+    /// writing.
     pub races: bool,
     /// All threads of a block come to each barrier.
     pub barriers: bool,
@@ -114,8 +116,8 @@ struct ModuleInner {
 impl Drop for ModuleInner {
     fn drop(&mut self) {
         for &(pointer, _) in self.globals.values() {
-            // They were allocated when the module was loaded, so this cannot fail unless the user freed them; then there is
-            // nothing left to do.
+            // They were allocated when the module was loaded, so this cannot fail unless the user
+            // freed them; then there is nothing left to do.
             let _ = self.device.memory.free(pointer);
         }
     }
@@ -182,12 +184,14 @@ impl Device {
         self.inner.memory.allocation(pointer)
     }
 
-    /// Allocations that are live, oldest first: at the end of a program, its leaks. Empty unless they are checked.
+    /// Allocations that are live, oldest first: at the end of a program, its leaks. Empty unless
+    /// they are checked.
     pub fn leaks(&self) -> Vec<Leak> {
         if self.inner.options.checks.leaks { self.inner.memory.leaks() } else { Vec::new() }
     }
 
-    /// Loads PTX: all its functions are decoded, and its variables allocated. `name` stands for it in errors.
+    /// Loads PTX: all its functions are decoded, and its variables allocated. `name` stands for it
+    /// in errors.
     pub fn load(&self, name: &str, ptx: &str) -> Result<Module> {
         let tree = parser::parse(name, ptx)?;
         let mut globals = HashMap::new();
@@ -231,7 +235,8 @@ impl Device {
         })
     }
 
-    /// Runs a kernel to its end. `params` are the bytes of its parameters, each exactly as long as the parameter.
+    /// Runs a kernel to its end. `params` are the bytes of its parameters, each exactly as long as
+    /// the parameter.
     pub fn launch(&self, function: &Function, launch: Launch, params: &[&[u8]]) -> Result<Profile> {
         let code = &*function.code;
         let refuse = |message: String| Error::Launch { kernel: code.name.clone(), message };

@@ -1,8 +1,9 @@
 //! Everything that can go wrong, each cause with its own variant.
 //!
-//! Three families: PTX that is refused when it is loaded (file, line, opcode), requests of the host that cannot
-//! be met, and faults of a running kernel. A fault carries a [`Place`]: the kernel, the line of its PTX, the
-//! block and the thread, so that a message alone is enough to find the instruction.
+//! Three families: PTX that is refused when it is loaded (file, line, opcode), requests of the host
+//! that cannot be met, and faults of a running kernel. A fault carries a [`Place`]: the kernel, the
+//! line of its PTX, the block and the thread, so that a message alone is enough to find the
+//! instruction.
 
 use std::fmt;
 
@@ -208,7 +209,8 @@ pub enum Error {
         /// The allocation.
         nearby: String,
     },
-    /// Two threads touch the same shared memory without a barrier between them, one of them writing.
+    /// Two threads touch the same shared memory without a barrier between them, one of them
+    /// writing.
     #[error(
         "shared memory race at {address:#x}: {access} after a {other_access} by {other}; {place}"
     )]
@@ -240,7 +242,8 @@ pub enum Error {
         /// Who waits for whom.
         message: String,
     },
-    /// An instruction that cannot be executed with the values it got (`trap`, a lane mask without its own lane).
+    /// An instruction that cannot be executed with the values it got (`trap`, a lane mask without
+    /// its own lane).
     #[error("{message}; {place}")]
     Fault {
         /// Where.

@@ -1,7 +1,8 @@
 //! Text to tokens.
 //!
-//! PTX has few kinds: words (`add`, `%r1`, `$L__BB0_2`), dotted words (`.f32`, `.shared::cta`), numbers, strings and
-//! single characters. A token keeps its line, since every later error names it.
+//! PTX has few kinds: words (`add`, `%r1`, `$L__BB0_2`), dotted words (`.f32`, `.shared::cta`),
+//! numbers, strings and single characters. A token keeps its line, since every later error names
+//! it.
 
 /// What a token is.
 #[derive(Clone, Copy, Debug, PartialEq)]

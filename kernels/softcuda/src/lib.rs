@@ -1,14 +1,15 @@
-//! softcuda: a CUDA device in software. It loads PTX, runs its kernels on the CPU, checks them as compute-sanitizer does,
-//! and counts what a profiler counts.
+//! softcuda: a CUDA device in software. It loads PTX, runs its kernels on the CPU, checks them as
+//! compute-sanitizer does, and counts what a profiler counts.
 //!
 //! The way of a kernel through the crate:
 //!
-//! 1. [`mod@lexer`] cuts the text into tokens, [`mod@parser`] makes [`mod@ast`] of them: names are resolved;
-//! 2. [`mod@decode`] inlines device functions, cuts the code into basic blocks, gives virtual registers their rows, and
-//!    looks each instruction up in a table that knows every form it may have. What the table does not know is an
-//!    error of `load`. The result is [`mod@code`];
-//! 3. [`mod@exec`] runs it: blocks on threads, warps as loops over 32 lanes ([`mod@lanes`]), memory through
-//!    [`mod@memory`] and its shadow;
+//! 1. [`mod@lexer`] cuts the text into tokens, [`mod@parser`] makes [`mod@ast`] of them: names are
+//!    resolved;
+//! 2. [`mod@decode`] inlines device functions, cuts the code into basic blocks, gives virtual
+//!    registers their rows, and looks each instruction up in a table that knows every form it may
+//!    have. What the table does not know is an error of `load`. The result is [`mod@code`];
+//! 3. [`mod@exec`] runs it: blocks on threads, warps as loops over 32 lanes ([`mod@lanes`]), memory
+//!    through [`mod@memory`] and its shadow;
 //! 4. [`mod@profile`] sums up.
 //!
 //! ```

@@ -1,13 +1,15 @@
-//! Device memory: one arena of host memory that kernels see at [`GLOBAL_BASE`], and who owns which part of it.
+//! Device memory: one arena of host memory that kernels see at [`GLOBAL_BASE`], and who owns which
+//! part of it.
 //!
-//! With checks on, a second arena of the same size holds one *shadow* byte for each device byte: not allocated,
-//! allocated but never written, written, or freed. One look at the shadow tells out of bounds, use after free and
-//! uninitialised apart. Allocations then have a gap of [`GRAIN`] bytes between them, and freed ones rest in a
-//! quarantine until their space is needed, so that a late access meets the shadow of a freed allocation.
+//! With checks on, a second arena of the same size holds one *shadow* byte for each device byte:
+//! not allocated, allocated but never written, written, or freed. One look at the shadow tells out
+//! of bounds, use after free and uninitialised apart. Allocations then have a gap of [`GRAIN`]
+//! bytes between them, and freed ones rest in a quarantine until their space is needed, so that a
+//! late access meets the shadow of a freed allocation.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
 
 use crate::error::{Access, Error, Leak, Result};
 
@@ -25,7 +27,8 @@ pub const WRITTEN: u8 = 2;
 /// Shadow of a byte that was freed.
 pub const FREED: u8 = 3;
 
-/// A block of zeroed bytes that are only ever touched as atomics, since blocks of a grid share them.
+/// A block of zeroed bytes that are only ever touched as atomics, since blocks of a grid share
+/// them.
 struct Arena {
     bytes: Box<[AtomicU8]>,
     /// Bytes before the first one that is aligned to [`GRAIN`].
@@ -42,8 +45,8 @@ impl Arena {
         if start.is_null() {
             return None;
         }
-        // SAFETY: the allocation has this layout (alignment 1, `with_margin` bytes), zero is a valid AtomicU8, and the
-        // box is its only owner.
+        // SAFETY: the allocation has this layout (alignment 1, `with_margin` bytes), zero is a
+        // valid AtomicU8, and the box is its only owner.
         let bytes =
             unsafe { Box::from_raw(std::ptr::slice_from_raw_parts_mut(start, with_margin)) };
         let skip = bytes.as_ptr().align_offset(GRAIN as usize);
@@ -56,6 +59,42 @@ impl Arena {
 
     fn slice(&self, start: usize, len: usize) -> &[AtomicU8] {
         &self.bytes[self.skip..][start..start + len]
+    }
+
+    /// Bytes before the first one of a range that is aligned to 8, words of 8 bytes, bytes behind
+    /// them.
+    fn words(&self, start: usize, len: usize) -> (&[AtomicU8], &[AtomicU64], &[AtomicU8]) {
+        // SAFETY: eight AtomicU8 have the size of an AtomicU64, any bits are valid in both, and
+        // `align_to` keeps to the alignment.
+        unsafe { self.slice(start, len).align_to() }
+    }
+
+    fn fill(&self, start: usize, len: usize, value: u8) {
+        let (head, words, tail) = self.words(start, len);
+        head.iter().chain(tail).for_each(|b| b.store(value, Relaxed));
+        words.iter().for_each(|w| w.store(u64::from_ne_bytes([value; 8]), Relaxed));
+    }
+
+    fn write(&self, start: usize, bytes: &[u8]) {
+        let (head, words, tail) = self.words(start, bytes.len());
+        let (first, rest) = bytes.split_at(head.len());
+        let (middle, last) = rest.split_at(8 * words.len());
+        let ends = head.iter().zip(first).chain(tail.iter().zip(last));
+        ends.for_each(|(to, &from)| to.store(from, Relaxed));
+        for (to, from) in words.iter().zip(middle.chunks_exact(8)) {
+            to.store(u64::from_ne_bytes(from.try_into().expect("8 bytes")), Relaxed);
+        }
+    }
+
+    fn read(&self, start: usize, bytes: &mut [u8]) {
+        let (head, words, tail) = self.words(start, bytes.len());
+        let (first, rest) = bytes.split_at_mut(head.len());
+        let (middle, last) = rest.split_at_mut(8 * words.len());
+        let ends = head.iter().zip(first).chain(tail.iter().zip(last));
+        ends.for_each(|(from, to)| *to = from.load(Relaxed));
+        for (from, to) in words.iter().zip(middle.chunks_exact_mut(8)) {
+            to.copy_from_slice(&from.load(Relaxed).to_ne_bytes());
+        }
     }
 }
 
@@ -88,8 +127,8 @@ pub struct Memory {
 }
 
 impl Memory {
-    /// Memory of so many bytes, rounded up to [`GRAIN`]; `checked` keeps a shadow. The system gives pages as they are
-    /// touched.
+    /// Memory of so many bytes, rounded up to [`GRAIN`]; `checked` keeps a shadow. The system gives
+    /// pages as they are touched.
     pub fn new(bytes: usize, checked: bool) -> Result<Memory> {
         let out = Error::OutOfMemory { asked: bytes, free: 0, total: 0 };
         let bytes = bytes.max(1).checked_next_multiple_of(GRAIN as usize).ok_or(out.clone())?;
@@ -100,7 +139,8 @@ impl Memory {
     }
 
     fn map(&self) -> std::sync::MutexGuard<'_, Map> {
-        // The map is consistent between any two statements that can panic (there are none): poison means nothing.
+        // The map is consistent between any two statements that can panic (there are none): poison
+        // means nothing.
         self.map.lock().unwrap_or_else(|e| e.into_inner())
     }
 
@@ -114,7 +154,8 @@ impl Memory {
         self.bytes - self.map().used as usize
     }
 
-    /// Host address of the first device byte: valid for `bytes()` bytes as long as the memory lives.
+    /// Host address of the first device byte: valid for `bytes()` bytes as long as the memory
+    /// lives.
     pub fn pointer(&self) -> *mut u8 {
         self.arena.pointer()
     }
@@ -126,9 +167,7 @@ impl Memory {
 
     fn mark(&self, start: u64, bytes: usize, state: u8) {
         if let Some(shadow) = &self.shadow {
-            for byte in shadow.slice(start as usize, bytes) {
-                byte.store(state, Relaxed);
-            }
+            shadow.fill(start as usize, bytes, state);
         }
     }
 
@@ -224,9 +263,7 @@ impl Memory {
     /// See [`crate::Device::write`].
     pub fn write(&self, pointer: u64, bytes: &[u8]) -> Result<()> {
         let at = self.range(Access::Write, pointer, bytes.len())?;
-        for (to, &from) in self.arena.slice(at, bytes.len()).iter().zip(bytes) {
-            to.store(from, Relaxed);
-        }
+        self.arena.write(at, bytes);
         self.mark(at as u64, bytes.len(), WRITTEN);
         Ok(())
     }
@@ -234,9 +271,7 @@ impl Memory {
     /// See [`crate::Device::read`].
     pub fn read(&self, pointer: u64, bytes: &mut [u8]) -> Result<()> {
         let at = self.range(Access::Read, pointer, bytes.len())?;
-        for (from, to) in self.arena.slice(at, bytes.len()).iter().zip(bytes) {
-            *to = from.load(Relaxed);
-        }
+        self.arena.read(at, bytes);
         Ok(())
     }
 
@@ -245,11 +280,9 @@ impl Memory {
         let source = self.range(Access::Read, from, bytes)?;
         let target = self.range(Access::Write, to, bytes)?;
         for arena in [Some(&self.arena), self.shadow.as_ref()].into_iter().flatten() {
-            let values: Vec<u8> =
-                arena.slice(source, bytes).iter().map(|b| b.load(Relaxed)).collect();
-            for (to, from) in arena.slice(target, bytes).iter().zip(values) {
-                to.store(from, Relaxed);
-            }
+            let mut values = vec![0; bytes];
+            arena.read(source, &mut values);
+            arena.write(target, &values);
         }
         Ok(())
     }
@@ -259,12 +292,12 @@ impl Memory {
         if !matches!(pattern.len(), 1 | 2 | 4) || !pointer.is_multiple_of(pattern.len() as u64) {
             return Err(Error::BadPattern { pointer, bytes: pattern.len() });
         }
-        let bytes = count.checked_mul(pattern.len()).unwrap_or(usize::MAX);
+        let bytes = count.saturating_mul(pattern.len());
         let at = self.range(Access::Write, pointer, bytes)?;
-        for chunk in self.arena.slice(at, bytes).chunks_exact(pattern.len()) {
-            for (to, &from) in chunk.iter().zip(pattern) {
-                to.store(from, Relaxed);
-            }
+        if pattern.iter().all(|&b| b == pattern[0]) {
+            self.arena.fill(at, bytes, pattern[0]);
+        } else {
+            self.arena.write(at, &pattern.repeat(count));
         }
         self.mark(at as u64, bytes, WRITTEN);
         Ok(())

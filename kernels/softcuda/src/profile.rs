@@ -1,8 +1,9 @@
 //! Counters of a launch, in the terms of a profiler.
 //!
-//! Instructions are counted a basic block at a time: a block's executions times what stands in it. Memory is counted
-//! where it is accessed: a *request* is one instruction of one warp; a request to global memory touches *sectors* of 32
-//! bytes, and one to shared memory takes as many *wavefronts* as the most loaded of the 32 banks has different words.
+//! Instructions are counted a basic block at a time: a block's executions times what stands in it.
+//! Memory is counted where it is accessed: a *request* is one instruction of one warp; a request to
+//! global memory touches *sectors* of 32 bytes, and one to shared memory takes as many *wavefronts*
+//! as the most loaded of the 32 banks has different words.
 
 use crate::code::{Class, End, Insn};
 use crate::exec::Grid;
@@ -53,7 +54,8 @@ pub struct Executed {
 pub struct Profile {
     /// Executions by kind; kinds that do not occur are left out.
     pub instructions: Vec<(Class, Executed)>,
-    /// Floating-point operations of all lanes; a fused multiply-add has two, `mma` those of its whole tile.
+    /// Floating-point operations of all lanes; a fused multiply-add has two, `mma` those of its
+    /// whole tile.
     pub flops: u64,
     /// Loads of global memory, asynchronous copies too.
     pub global_load: Traffic,
@@ -116,7 +118,8 @@ pub enum Way {
 pub struct Counters {
     /// Of each basic block: entries, lanes that entered.
     blocks: Vec<(u64, u64)>,
-    /// Of each kind: executions to be added to what the blocks say (lanes held back by guards are negative).
+    /// Of each kind: executions to be added to what the blocks say (lanes held back by guards are
+    /// negative).
     executed: [(i64, i64); Class::EVERY.len()],
     flops: i64,
     traffic: [Traffic; 5],

@@ -72,11 +72,6 @@ impl Type {
         matches!(self, S8 | S16 | S32 | S64)
     }
 
-    /// Whether it is an integer with or without sign (not mere bits).
-    pub fn is_integer(self) -> bool {
-        matches!(self, U8 | U16 | U32 | U64 | S8 | S16 | S32 | S64)
-    }
-
     /// Whether it is a floating-point type.
     pub fn is_float(self) -> bool {
         matches!(self, F16 | F16x2 | Bf16 | Bf16x2 | Tf32 | F32 | F64)

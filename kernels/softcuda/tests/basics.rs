@@ -51,7 +51,7 @@ fn lanes_diverge_loop_and_meet_again() {
     let steps = |mut n: u64| {
         let mut count = 0;
         while n != 1 {
-            n = if n % 2 == 0 { n / 2 } else { 3 * n + 1 };
+            n = if n.is_multiple_of(2) { n / 2 } else { 3 * n + 1 };
             count += 1;
         }
         count
@@ -114,7 +114,8 @@ fn functions_are_called_from_diverged_lanes() {
 
 #[test]
 fn locks_do_not_starve() {
-    // Each lane takes a lock in turn: the lane that has it must run though others spin before it in the program.
+    // Each lane takes a lock in turn: the lane that has it must run though others spin before it in
+    // the program.
     let device = checked();
     let text = module(
         1,

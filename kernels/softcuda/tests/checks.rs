@@ -85,9 +85,11 @@ fn reads_of_uninitialised_memory() {
     );
     let error = failure(run(&device, &text, 1, [1, 1, 1], &[fresh]));
     assert!(error.to_string().contains("read of 4 bytes"), "{error}");
-    let shared = ".shared .align 4 .b8 a[64]; setp.eq.u32 %p1, %r0, 1; @%p1 st.shared.u32 [a], 1; bar.sync 0; ld.shared.u32 %r1, [a+4];";
+    let shared = ".shared .align 4 .b8 a[64]; setp.eq.u32 %p1, %r0, 1; @%p1 st.shared.u32 [a], 1;
+        bar.sync 0; ld.shared.u32 %r1, [a+4];";
     trips(32, shared, &["uninitialised: read of 4 bytes of shared memory at 0x4"]);
-    let absent = "setp.lt.u32 %p1, %r0, 16; @%p1 bra $low; bra $end; $low: shfl.sync.down.b32 %r1, %r0, 8, 31, 0xffff; $end:";
+    let absent = "setp.lt.u32 %p1, %r0, 16; @%p1 bra $low; bra $end;
+        $low: shfl.sync.down.b32 %r1, %r0, 8, 31, 0xffff; $end:";
     trips(32, absent, &["shfl reads a lane that does not take part", "thread (8,0,0)"]);
 }
 
@@ -96,7 +98,7 @@ fn races_on_shared_memory() {
     let start = ".shared .align 4 .b8 a[1024]; mov.u32 %r9, a; shl.b32 %r2, %r0, 2; add.u32 %r2, %r2, %r9;\n";
     // The missing barrier: the neighbour's word is read before all have written.
     let read = format!(
-        "{start}st.shared.u32 [%r2], %r0;\nxor.b32 %r3, %r2, 128;\nld.shared.u32 %r1, [%r3];"
+        "{start}st.shared.u32 [%r2], %r0;\nand.b32 %r3, %r2, 127;\nld.shared.u32 %r1, [%r3];"
     );
     let parts = ["shared memory race", "read after a write by thread", "on line"];
     let error = trips(64, &read, &parts);
@@ -104,7 +106,7 @@ fn races_on_shared_memory() {
         error,
         Error::SharedRace { access: Access::Read, other_access: Access::Write, .. }
     ));
-    let fixed = read.replace("xor", "bar.sync 0; xor");
+    let fixed = read.replace("and", "bar.sync 0; and");
     lanes(64, &[], &fixed).expect("no race with the barrier");
     // Also within a warp: lanes are not in step unless bar.warp.sync says so.
     let warp = format!(
@@ -145,10 +147,11 @@ fn barriers_that_not_all_reach() {
     // The hardware lets those go that are left.
     let lenient = device(Checks { barriers: false, ..Checks::all() }, false);
     lanes_on(&lenient, 64, &[], body).expect("runs");
-    let body = "and.b32 %r1, %r0, 1; setp.eq.u32 %p1, %r1, 0;\n@%p1 bra $even;\nbar.sync 0;\nbra $end;\n$even: bar.sync 0;\n$end:";
+    let body = "and.b32 %r1, %r0, 1; setp.eq.u32 %p1, %r1, 0; @%p1 bra $even;
+        bar.sync 0; bra $end;\n$even: bar.sync 0;\n$end:";
     trips(32, body, &["other threads wait at another barrier, on line"]);
     let body =
-        "setp.lt.u32 %p1, %r0, 32; @%p1 bra $low; bar.sync 2; bra $end; $low: bar.sync 1; $end:";
+        "setp.lt.u32 %p1, %r0, 32; @%p1 bra $low; bar.sync 2;\nbra $end; $low: bar.sync 1; $end:";
     trips(64, body, &["no thread can go on; 32 threads on line"]);
     trips(32, "bar.sync 16;", &["barrier 16: there are 0 to 15"]);
     trips(32, "bar.sync 1, 40;", &["40 threads: barriers count in warps of 32"]);
@@ -161,7 +164,8 @@ fn lanes_that_wait_for_each_other_for_ever() {
         $low: shfl.sync.idx.b32 %r1, %r0, 1, 31, -1; $end:";
     let error = trips(32, body, &["deadlock", "16 threads on line"]);
     assert!(matches!(error, Error::Deadlock { .. }));
-    let body = "setp.lt.u32 %p1, %r0, 16; @%p1 bra $low; bra $end; $low: shfl.sync.idx.b32 %r1, %r0, 1, 31, 0xff00; $end:";
+    let body = "setp.lt.u32 %p1, %r0, 16; @%p1 bra $low; bra $end;
+        $low: shfl.sync.idx.b32 %r1, %r0, 1, 31, 0xff00; $end:";
     trips(32, body, &["lane 0 is not in its own member mask 0x0000ff00"]);
     trips(
         16,

@@ -1,4 +1,5 @@
-//! Instructions of one lane, against values that were worked out by hand or by Rust's own arithmetic.
+//! Instructions of one lane, against values that were worked out by hand or by Rust's own
+//! arithmetic.
 
 mod common;
 

@@ -4,13 +4,14 @@ mod common;
 
 use common::*;
 
-/// A small number for each place of a matrix; all products and sums of such are exact in every type.
+/// A small number for each place of a matrix; all products and sums of such are exact in every
+/// type.
 fn small(seed: u32, row: usize, column: usize) -> i32 {
     ((seed as usize + 7 * row + 3 * column + row * column) % 9) as i32 - 4
 }
 
-/// The registers of a fragment, lane by lane, as the ISA draws them: `place(register, element)` has the row and
-/// column for lane (g, t).
+/// The registers of a fragment, lane by lane, as the ISA draws them: `place(register, element)` has
+/// the row and column for lane (g, t).
 fn fragment(
     registers: usize,
     each: usize,

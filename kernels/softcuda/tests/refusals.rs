@@ -10,7 +10,7 @@ fn unknown_instructions_are_refused_by_name_and_line() {
     for (instruction, message) in [
         ("frobnicate.b32 %r1, %r2", "unknown instruction"),
         ("add.cc.u32 %r1, %r2, %r3", "carries"),
-        ("add.f32.wide %f1, %f2, %f3", "modifier .wide"),
+        ("add.wide.f32 %f1, %f2, %f3", "modifier .wide"),
         ("add.rn.u32 %r1, %r2, %r3", "modifier .rn"),
         ("fma.f32 %f1, %f2, %f3, %f4", "needs a rounding"),
         ("fma.rz.f64 %g1, %g2, %g3, %g3", "nearest only"),
@@ -59,7 +59,7 @@ fn what_is_not_ptx_is_refused() {
         (".version 8.0 .target sm_80 .address_size 32", "only .address_size 64"),
         (".version 8.0 .target gfx90a", "unknown target"),
         (&format!("{head}.entry k("), "expected a parameter"),
-        (&format!("{head}.entry k() {{ ret"), "expected ','"),
+        (&format!("{head}.entry k() {{ ret"), "expected an operand"),
         (&format!("{head}.entry k() {{ ret;"), "an instruction, a declaration or '}'"),
         (&format!("{head}.entry k() {{ mov.u32 %r1, 1; ret; }}"), "unknown register %r1"),
         (&format!("{head}.entry k() {{ ret; }} .entry k() {{ ret; }}"), "defined twice"),
@@ -107,8 +107,8 @@ fn every_prefix_of_a_text_is_refused_or_loads() {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
 
-    /// Characters exchanged, cut out and doubled: the loader says no (or yes), but does not panic; and what it says yes to
-    /// runs to an end or an error.
+    /// Characters exchanged, cut out and doubled: the loader says no (or yes), but does not panic;
+    /// and what it says yes to runs to an end or an error.
     #[test]
     fn damaged_texts_do_not_crash(edits in prop::collection::vec((0usize..2000, 0u8..4, any::<u8>()), 1..6)) {
         let mut bytes = sample().into_bytes();
@@ -118,7 +118,11 @@ proptest! {
                 0 => bytes[at] = b' ' + with % 95,
                 1 => { bytes.remove(at); }
                 2 => { let end = (at + with as usize % 40).min(bytes.len()); bytes.drain(at..end); }
-                _ => { let end = (at + with as usize % 40).min(bytes.len()); let part = bytes[at..end].to_vec(); bytes.splice(at..at, part); }
+                _ => {
+                    let end = (at + with as usize % 40).min(bytes.len());
+                    let part = bytes[at..end].to_vec();
+                    bytes.splice(at..at, part);
+                }
             }
         }
         let text = String::from_utf8(bytes).expect("ASCII");

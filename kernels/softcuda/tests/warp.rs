@@ -78,7 +78,8 @@ fn atomics() {
         "ld.param.u64 %d0, [p0]; mov.u32 %r0, %tid.x;
          red.global.add.u32 [%d0], 1; atom.global.min.s32 %r1, [%d0+4], %r0; red.global.max.u32 [%d0+8], %r0;
          red.global.and.b32 [%d0+12], -2; red.global.or.b32 [%d0+16], %r0; atom.global.inc.u32 %r2, [%d0+20], 4;
-         red.global.add.f32 [%d0+24], 0f3F000000; red.global.add.noftz.f16x2 [%d0+28], 0x3c000000;",
+         red.global.add.f32 [%d0+24], 0f3F000000; mov.b32 %r3, 0x3c000000;
+         red.global.add.noftz.f16x2 [%d0+28], %r3;",
     );
     run(&device, &text, 4, [64, 1, 1], &[cells]).expect("runs");
     let words = download(&device, cells, 8);

@@ -37,7 +37,8 @@ pub fn forward(
     let (kind, dtype, params) = common(cuda, args, logits, targets)?;
     let (loss, lse) = (cuda.output(Dtype::F32, count)?, cuda.output(Dtype::F32, count)?);
     let params = params.value(loss.pointer()).value(lse.pointer());
-    let params = params.value(cuda.indices.word(OP, len)?);
+    let watch = cuda.indices.watch(OP, len)?;
+    let params = params.value(watch.address);
     let kernel = format!("{OP}_forward_{dtype}_{kind}_warp");
     cuda.launch(OP, &CROSS_ENTROPY, &kernel, warps(count), params)?;
     Ok((loss.done(), lse.done()))
@@ -58,7 +59,8 @@ pub fn backward(
     let dloss = cuda.input(OP, dloss, Dtype::F32, count)?;
     let dx = cuda.output(dtype, args.rows.elements())?;
     let params = params.value(lse).value(dloss).value(dx.pointer());
-    let params = params.value(cuda.indices.word(OP, len)?);
+    let watch = cuda.indices.watch(OP, len)?;
+    let params = params.value(watch.address);
     let kernel = format!("{OP}_backward_{dtype}_{kind}_warp");
     cuda.launch(OP, &CROSS_ENTROPY, &kernel, warps(count), params)?;
     Ok(dx.done())

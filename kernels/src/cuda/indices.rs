@@ -2,7 +2,7 @@
 //! notes it; the host learns of it when it next waits for the device, without a wait of its own.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::pool::{CudaMemory, Pool};
 use crate::{Dtype, Error, Result};
@@ -13,64 +13,76 @@ const SLOTS: usize = 256;
 /// What a kernel leaves where it found nothing.
 const NONE: u64 = u64::MAX;
 
+/// What kernels handed over since the last check may have noted.
 #[derive(Default)]
 struct Pending {
-    /// The slot of each op and bound that were launched since the last check.
+    /// One 64-bit word a slot: the position of the first bad index in its upper half, the index in its
+    /// lower. Kernels keep the smallest with an integer `atomicMin` (`note_bad_index` in
+    /// kernels/cuda/args.cuh), so that the report does not depend on the order of the threads.
+    words: Option<CudaMemory>,
+    /// The slot of each op and bound.
     slots: HashMap<(&'static str, usize), usize>,
 }
 
-/// One 64-bit word a slot, in device memory: the position of the first bad index in its upper half, the index in
-/// its lower; kernels keep the smallest with an integer `atomicMin`, so that the report does not depend on
-/// the order of the threads (`note_bad_index` in kernels/cuda/args.cuh).
+/// The checks of one backend.
 pub struct Indices {
-    words: OnceLock<CudaMemory>,
     pending: Mutex<Pending>,
     pool: Arc<Pool>,
 }
 
+/// A word for a kernel to note a bad index in. Until this is dropped, when the kernel has been handed over, no
+/// other thread can look at the words.
+pub struct Watch<'a> {
+    /// Its address, a parameter of the kernel.
+    pub address: u64,
+    _pending: MutexGuard<'a, Pending>,
+}
+
 impl Indices {
-    /// Nothing is allocated before the first check.
+    /// Nothing is allocated before it is needed.
     pub fn new(pool: Arc<Pool>) -> Indices {
-        Indices { words: OnceLock::new(), pending: Mutex::default(), pool }
+        Indices { pending: Mutex::default(), pool }
     }
 
-    /// Address of the word into which a kernel of `op` notes an index outside `0..bound`.
-    pub fn word(&self, op: &'static str, bound: usize) -> Result<u64> {
-        let slot = {
-            let mut pending = self.pending.lock().unwrap_or_else(|e| e.into_inner());
-            let next = pending.slots.len();
-            *pending.slots.entry((op, bound)).or_insert(next)
-        };
-        if slot >= SLOTS {
-            self.check()?;
-            return self.word(op, bound);
+    fn pending(&self) -> MutexGuard<'_, Pending> {
+        // A panic while the lock is held leaves at worst a slot that nobody writes.
+        self.pending.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// For a kernel of `op` that is about to be launched and takes indices in `0..bound`.
+    pub fn watch(&self, op: &'static str, bound: usize) -> Result<Watch<'_>> {
+        let mut pending = self.pending();
+        if pending.slots.len() == SLOTS && !pending.slots.contains_key(&(op, bound)) {
+            self.look(&mut pending)?;
         }
-        let words = match self.words.get() {
-            Some(words) => words,
-            None => {
-                let words = self.pool.alloc(Dtype::F64, SLOTS)?;
-                self.pool.set_bytes(&words, 0xFF)?;
-                self.words.get_or_init(|| words)
-            }
-        };
-        Ok(words.pointer() + (slot * size_of::<u64>()) as u64)
+        let next = pending.slots.len();
+        let slot = *pending.slots.entry((op, bound)).or_insert(next);
+        if pending.words.is_none() {
+            let words = self.pool.alloc(Dtype::F64, SLOTS)?;
+            self.pool.set_bytes(&words, 0xFF)?;
+            pending.words = Some(words);
+        }
+        let words = pending.words.as_ref().expect("allocated above").pointer();
+        let address = words + (slot * size_of::<u64>()) as u64;
+        Ok(Watch { address, _pending: pending })
     }
 
-    /// Waits for the device, and reports the first bad index since the last call.
+    /// Waits for the device if any kernel may have noted something, and reports the first bad index since the
+    /// last call.
     pub fn check(&self) -> Result<()> {
-        let mut pending = self.pending.lock().unwrap_or_else(|e| e.into_inner());
-        let Some(words) = self.words.get().filter(|_| !pending.slots.is_empty()) else {
-            return Ok(());
-        };
-        let bytes = self.pool.download(words, SLOTS * size_of::<u64>())?;
-        let words_now: Vec<u64> = bytemuck::pod_collect_to_vec(&bytes);
-        let mut slots: Vec<_> = pending.slots.drain().collect();
-        slots.sort_by_key(|&(_, slot)| slot);
-        let found = slots.into_iter().find(|&(_, slot)| slot < SLOTS && words_now[slot] != NONE);
+        self.look(&mut self.pending())
+    }
+
+    fn look(&self, pending: &mut Pending) -> Result<()> {
+        let Pending { words, slots } = std::mem::take(pending);
+        let Some(words) = words else { return Ok(()) };
+        let bytes = self.pool.download(&words, SLOTS * size_of::<u64>())?;
+        let words: Vec<u64> = bytemuck::pod_collect_to_vec(&bytes);
+        let mut slots: Vec<_> = slots.into_iter().collect();
+        slots.sort_by_key(|&(_, slot)| slot); // the op that was launched first
+        let found = slots.into_iter().find(|&(_, slot)| words[slot] != NONE);
         let Some(((op, bound), slot)) = found else { return Ok(()) };
-        self.pool.set_bytes(words, 0xFF)?;
-        let word = words_now[slot];
-        let index = i64::from(word as u32 as i32);
-        Err(Error::Index { op, index, position: (word >> 32) as usize, bound })
+        let index = i64::from(words[slot] as u32 as i32);
+        Err(Error::Index { op, index, position: (words[slot] >> 32) as usize, bound })
     }
 }

@@ -38,10 +38,18 @@ fn bytes_to(dtype: Dtype, starts: &[usize], strides: &[usize]) -> u64 {
     (offset * dtype.size()) as u64
 }
 
+/// The dtype of x, which may be any but f64: that is for the reference only.
+fn movable(cuda: &Cuda, op: &'static str, x: &Buffer) -> Result<Dtype> {
+    match x.dtype() {
+        dtype @ Dtype::F64 => Err(Error::Unsupported { op, device: cuda.context.device, dtype }),
+        dtype => Ok(dtype),
+    }
+}
+
 /// Permutes axes.
 pub fn permute(cuda: &Cuda, args: &PermuteArgs, x: &Buffer) -> Result<Buffer> {
     const OP: &str = "permute";
-    let (dtype, out) = (x.dtype(), args.out_shape());
+    let (dtype, out) = (movable(cuda, OP, x)?, args.out_shape());
     let address = cuda.input(OP, x, dtype, elements(&args.shape))?;
     let y = cuda.output(dtype, x.len())?;
     let of_x = row_major(&args.shape);
@@ -61,7 +69,7 @@ pub fn concat(cuda: &Cuda, args: &ConcatArgs, xs: &[&Buffer]) -> Result<Buffer> 
         let detail = format!("expected {} inputs, got {}", args.sizes.len(), xs.len());
         return Err(Error::argument(OP, detail));
     }
-    let dtype = first.dtype();
+    let dtype = movable(cuda, OP, first)?;
     let row = args.sizes.iter().map(|size| size * args.inner).sum();
     let y = cuda.output(dtype, args.outer * row)?;
     let mut column = 0;
@@ -80,7 +88,7 @@ pub fn concat(cuda: &Cuda, args: &ConcatArgs, xs: &[&Buffer]) -> Result<Buffer> 
 /// Cuts out a box.
 pub fn slice(cuda: &Cuda, args: &SliceArgs, x: &Buffer) -> Result<Buffer> {
     const OP: &str = "slice";
-    let dtype = x.dtype();
+    let dtype = movable(cuda, OP, x)?;
     let address = cuda.input(OP, x, dtype, elements(&args.shape))?;
     let y = cuda.output(dtype, elements(&args.sizes))?;
     let strides = row_major(&args.shape);
@@ -93,7 +101,7 @@ pub fn slice(cuda: &Cuda, args: &SliceArgs, x: &Buffer) -> Result<Buffer> {
 /// Surrounds with a constant.
 pub fn pad(cuda: &Cuda, args: &PadArgs, x: &Buffer) -> Result<Buffer> {
     const OP: &str = "pad";
-    let (dtype, out) = (x.dtype(), args.out_shape());
+    let (dtype, out) = (movable(cuda, OP, x)?, args.out_shape());
     let address = cuda.input(OP, x, dtype, elements(&args.shape))?;
     let mut y = memory::fill(cuda, dtype, elements(&out), args.value)?;
     let len = y.len();
@@ -113,13 +121,14 @@ pub fn gather_forward(
 ) -> Result<Buffer> {
     const OP: &str = "gather";
     let GatherArgs { outer, axis, inner, count, .. } = *args;
-    let (dtype, n) = (x.dtype(), outer * count * inner);
+    let (dtype, n) = (movable(cuda, OP, x)?, outer * count * inner);
     let x = cuda.input(OP, x, dtype, outer * axis * inner)?;
     let indices = cuda.input(OP, indices, Dtype::I32, count)?;
     let y = cuda.output(dtype, n)?;
     let params = Params::new().size(outer).size(axis).size(inner).size(count);
     let params = params.value(x).value(indices).value(y.pointer());
-    let params = params.value(cuda.indices.word(OP, axis)?);
+    let watch = cuda.indices.watch(OP, axis)?;
+    let params = params.value(watch.address);
     let kernel = format!("gather_forward_b{}_strided", 8 * dtype.size());
     cuda.launch(OP, &MOVEMENT, &kernel, singles(n), params)?;
     Ok(y.done())

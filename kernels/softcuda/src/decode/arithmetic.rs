@@ -126,7 +126,7 @@ fn single(e: &mut Emit<'_>, insn: &Instruction, m: &mut Modifiers<'_>) -> Decode
         "mul" => (2, arithmetic, by_rounding!(binary32, near, |a, b| a * b, mul, ftz, sat)),
         "fma" | "mad" => {
             let near = round.ok_or("it needs a rounding")?;
-            let run = by_rounding!(ternary32, near, |a, b, c| f32::mul_add(a, b, c), fma, ftz, sat);
+            let run = by_rounding!(ternary32, near, f32::mul_add, fma, ftz, sat);
             (3, (Class::Float32, 2), run)
         }
         "div" => match exact(round)? {

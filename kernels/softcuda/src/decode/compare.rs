@@ -28,6 +28,7 @@ fn integers<A: Lane + Ord>(how: &str) -> Option<Handler> {
 }
 
 /// What is compared: numbers with a NaN, given by `get`.
+#[allow(clippy::neg_cmp_op_on_partial_ord, reason = "that NaN is neither is the point")]
 fn floats<A: Lane, T: PartialOrd + Copy, G>(how: &str, get: G) -> Option<Handler>
 where
     G: Fn(A) -> T + Copy + 'static,

@@ -91,8 +91,8 @@ fn part_type(parts: usize, ty: Type) -> Result<Type, String> {
 fn unpack(e: &mut Emit<'_>, parts: &[Operand], a: &Operand, ty: Type) -> Decoded {
     let part = part_type(parts.len(), ty)?;
     let mut source = e.source(a, ty)?;
-    // The source may be one of the targets' rows only if it is read first: rows of live registers never overlap,
-    // but the same register may be named twice.
+    // The source may be one of the targets' rows only if it is read first: rows of live registers
+    // never overlap, but the same register may be named twice.
     if parts.len() > 1 && matches!(a, Operand::Register(_)) && parts.contains(a) {
         let mut keep = Parts::new(copy(ty.bytes() == 8));
         keep.d = if ty.bytes() == 8 { e.wide_scratch() } else { e.scratch() };
@@ -204,7 +204,8 @@ fn cvt(e: &mut Emit<'_>, insn: &Instruction, m: &mut Modifiers<'_>) -> Decoded {
     }
     let spec = Spec { from, to, round: rounds, integral: integral.is_some(), ftz, sat, relu };
     let [d, a] = operands::<2>(insn)?;
-    // Integers may be in larger registers than they need; the result is extended to the register's size.
+    // Integers may be in larger registers than they need; the result is extended to the register's
+    // size.
     let (source, source_wide) = if from.is_float() {
         (e.source(a, from)?, from.bytes() == 8)
     } else {

@@ -1,7 +1,7 @@
 //! What the decoder makes of a kernel, and how operands become rows.
 //!
-//! Here is where the executor's safety is decided: an offset leaves this module only as the row of a register, constant
-//! or special register of the width that was asked for.
+//! Here is where the executor's safety is decided: an offset leaves this module only as the row of
+//! a register, constant or special register of the width that was asked for.
 
 use std::collections::HashMap;
 
@@ -9,7 +9,7 @@ use super::flatten::Flattened;
 use super::registers::Rows;
 use crate::ast::{Instruction, Operand, Special};
 use crate::code::{Barrier, Class, FALSE, Handler, Insn, LANES, NOWHERE, Preset, TRUE};
-use crate::types::Type;
+use crate::types::{Space, Type};
 
 /// What became of an instruction.
 pub enum Made {
@@ -125,7 +125,8 @@ impl<'a> Emit<'a> {
         self.preset(if wide { Preset::Double(value) } else { Preset::Word(value as u32) })
     }
 
-    /// The guard of an instruction, as [`Insn::guard`] has it; later instructions of `push` have it too.
+    /// The guard of an instruction, as [`Insn::guard`] has it; later instructions of `push` have it
+    /// too.
     pub fn guard(&mut self, insn: &Instruction) -> Result<u32, String> {
         self.guard = match insn.guard {
             None => 0,
@@ -179,7 +180,8 @@ impl<'a> Emit<'a> {
         self.any_source(operand, ty, |has| has == ty.bytes())
     }
 
-    /// The row of a source of which the low bytes are used: the register may be larger. Its width: whether 64-bit.
+    /// The row of a source of which the low bytes are used: the register may be larger. Its width:
+    /// whether 64-bit.
     pub fn wide_source(&mut self, operand: &Operand, ty: Type) -> Result<(u32, bool), String> {
         let row = self.any_source(operand, ty, |has| has >= ty.bytes())?;
         let bytes = self.type_of(operand).map_or(ty.bytes(), Type::bytes);
@@ -223,7 +225,12 @@ impl<'a> Emit<'a> {
             Operand::Float64(bits) if ty == Type::F32 => {
                 u64::from((f64::from_bits(*bits) as f32).to_bits())
             }
-            Operand::Place(_, address) if bytes >= 4 && !ty.is_float() => *address,
+            Operand::Place(Space::Shared | Space::Local, address)
+                if bytes >= 4 && !ty.is_float() =>
+            {
+                *address
+            }
+            Operand::Place(_, address) if bytes == 8 && !ty.is_float() => *address,
             other => return Err(format!("{other:?} for an operand of type {ty:?}")),
         };
         let value = match bytes {

@@ -1,8 +1,9 @@
-//! One list of instructions for a kernel: device functions are put in at their calls, names become addresses.
+//! One list of instructions for a kernel: device functions are put in at their calls, names become
+//! addresses.
 //!
-//! So the executor needs no call stack, and lanes that meet again inside of a function run together. Parameters of
-//! functions live in local memory, where the caller's `.param` variable is the callee's. Recursion has no such form
-//! and is refused.
+//! So the executor needs no call stack, and lanes that meet again inside of a function run
+//! together. Parameters of functions live in local memory, where the caller's `.param` variable is
+//! the callee's. Recursion has no such form and is refused.
 
 use std::collections::HashMap;
 
@@ -14,7 +15,8 @@ use crate::types::{Space, Type};
 const MAX_DEPTH: usize = 64;
 /// A kernel may have so many instructions.
 const MAX_ITEMS: usize = 1 << 21;
-/// A shared address that stands for the beginning of dynamic shared memory until the static is known.
+/// A shared address that stands for the beginning of dynamic shared memory until the static is
+/// known.
 const DYNAMIC: u64 = 1 << 40;
 
 /// An instruction whose operands are registers of the kernel, numbers and places.
@@ -58,7 +60,8 @@ struct Flattener<'a> {
     tree: &'a Module,
     globals: &'a HashMap<String, (u64, usize)>,
     out: Flattened,
-    /// Offsets of shared variables, by the function that declares them (none for the module) and their name.
+    /// Offsets of shared variables, by the function that declares them (none for the module) and
+    /// their name.
     shared: HashMap<(Option<&'a str>, usize), u64>,
     stack: Vec<&'a str>,
 }
@@ -394,7 +397,8 @@ impl<'a> Flattener<'a> {
                 (Formal::Register(_), _) => None,
             });
         }
-        // Registers of the callee come next; arguments in registers are moved before, results after.
+        // Registers of the callee come next; arguments in registers are moved before, results
+        // after.
         let first = self.out.types.len();
         let count = callee.returns.len();
         let moved = |s: &mut Self, to: Operand, from: Operand, r: usize| {

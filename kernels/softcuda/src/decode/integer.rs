@@ -65,7 +65,8 @@ pub fn decode(e: &mut Emit<'_>, insn: &Instruction, m: &mut Modifiers<'_>) -> De
         "sub" => (2, by_type!(ty, binary, |a, b| a.wrapping_sub(b))),
         "mul" | "mad" => return multiply(e, insn, m, ty),
         "mul24" | "mad24" => return multiply24(e, insn, m, ty),
-        // Division by zero: all ones, as the hardware's instruction sequence gives; the remainder is the dividend.
+        // Division by zero: all ones, as the hardware's instruction sequence gives; the remainder
+        // is the dividend.
         "div" => (2, by_type!(ty, binary, |a, b| if b == 0 { !0 } else { a.wrapping_div(b) })),
         "rem" => (2, by_type!(ty, binary, |a, b| if b == 0 { a } else { a.wrapping_rem(b) })),
         "min" => (2, by_type!(ty, binary, |a, b| a.min(b))),
@@ -148,8 +149,9 @@ fn multiply(e: &mut Emit<'_>, insn: &Instruction, m: &mut Modifiers<'_>, ty: Typ
         if !(mad && which == "hi" && ty == Type::S32) {
             return Err("saturation is for mad.hi.s32".into());
         }
-        let f =
-            |a: i32, b: i32, c: i32| ((i64::from(a) * i64::from(b) >> 32) as i32).saturating_add(c);
+        let f = |a: i32, b: i32, c: i32| {
+            (((i64::from(a) * i64::from(b)) >> 32) as i32).saturating_add(c)
+        };
         return push(e, insn, ty, 3, INTEGER, ternary(f));
     }
     if which == "wide" {

@@ -19,8 +19,8 @@ pub fn decode(e: &mut Emit<'_>, insn: &Instruction, m: &mut Modifiers<'_>) -> De
     }
 }
 
-/// Caching, ordering and scope of an access. All accesses here are as strong as the strongest: they are executed in the
-/// order of a thread's program.
+/// Caching, ordering and scope of an access. All accesses here are as strong as the strongest: they
+/// are executed in the order of a thread's program.
 fn ignore_hints(m: &mut Modifiers<'_>) {
     const HINTS: [&str; 16] = [
         "ca", "cg", "cs", "lu", "cv", "wb", "wt", "nc", "weak", "relaxed", "acquire", "release",
@@ -227,7 +227,8 @@ fn load_or_store(
     Ok(Made::Plain)
 }
 
-/// `cp.async.ca.shared.global [d], [a], bytes{, source bytes}`, `.commit_group`, `.wait_group n`, `.wait_all`.
+/// `cp.async.ca.shared.global [d], [a], bytes{, source bytes}`, `.commit_group`, `.wait_group n`,
+/// `.wait_all`.
 fn copy(e: &mut Emit<'_>, insn: &Instruction, m: &mut Modifiers<'_>) -> Decoded {
     m.need("async")?;
     if m.take("commit_group") {

@@ -1,7 +1,7 @@
 //! From the tree to the decoded form: done once, when a module is loaded.
 //!
-//! - [`flatten`] makes one list of instructions of a kernel, with device functions put in where they are called, and
-//!   variables given their addresses;
+//! - [`flatten`] makes one list of instructions of a kernel, with device functions put in where
+//!   they are called, and variables given their addresses;
 //! - this module cuts the list into basic blocks;
 //! - [`registers`] finds which virtual registers may share a row;
 //! - [`table`] knows the instructions, [`emit`] holds what it makes of them.
@@ -41,7 +41,7 @@ pub fn module(
 }
 
 /// A stretch of instructions without a way in or out, and how it ends.
-struct Stretch<'a> {
+pub struct Stretch<'a> {
     label: Option<u32>,
     insns: Vec<&'a Flat>,
     /// The instruction that ends it, if it is one that decides where to go.

@@ -1,5 +1,5 @@
-//! The modifiers of an instruction, taken one by one: what is left over at the end is an error, so that no modifier is
-//! ever passed over in silence.
+//! The modifiers of an instruction, taken one by one: what is left over at the end is an error, so
+//! that no modifier is ever passed over in silence.
 
 use crate::ast::Instruction;
 use crate::types::{Space, Type};
@@ -34,11 +34,6 @@ impl<'a> Modifiers<'a> {
     /// Takes the first of these that is there.
     pub fn one_of(&mut self, names: &[&'static str]) -> Option<&'static str> {
         names.iter().copied().find(|name| self.take(name))
-    }
-
-    /// Takes the first modifier, whatever it is.
-    pub fn first(&mut self) -> Option<&'a str> {
-        if self.left.is_empty() { None } else { Some(self.left.remove(0)) }
     }
 
     /// Takes the first type.

@@ -1,13 +1,14 @@
 //! Which virtual registers may share a row.
 //!
-//! PTX has as many registers as the compiler liked, thousands in an unrolled kernel; a row each would fill the CPU's caches
-//! with values that nobody reads again. So: find where each register is *live* (a later instruction may read
-//! it) by the usual backward flow over basic blocks, take the interval from its first to its last live place,
-//! and give rows to intervals in order of their beginning, each the first row that is free again (linear scan, Poletto
-//! and Sarkar 1999). An instruction under a guard keeps what it does not write, so it does not end a live range.
+//! PTX has as many registers as the compiler liked, thousands in an unrolled kernel; a row each
+//! would fill the CPU's caches with values that nobody reads again. So: find where each register is
+//! *live* (a later instruction may read it) by the usual backward flow over basic blocks, take the
+//! interval from its first to its last live place, and give rows to intervals in order of their
+//! beginning, each the first row that is free again (linear scan, Poletto and Sarkar 1999). An
+//! instruction under a guard keeps what it does not write, so it does not end a live range.
 //!
-//! Rows are shared lane by lane: lanes that have diverged are at different places, but each lane follows the graph for
-//! itself, and writes touch its own lanes only.
+//! Rows are shared lane by lane: lanes that have diverged are at different places, but each lane
+//! follows the graph for itself, and writes touch its own lanes only.
 
 use super::Stretch;
 use super::flatten::{Flat, Flattened};
@@ -210,6 +211,7 @@ fn intervals(flat: &Flattened, list: &[Stretch<'_>], graph: &Graph, live_in: &[S
         };
     }
     let end = first64 + used[2] * 2 * lanes;
-    // A register that is never named has no place; nothing can refer to it, but slot 0 must exist all the same.
+    // A register that is never named has no place; nothing can refer to it, but slot 0 must exist
+    // all the same.
     Rows { of, end: end.max(first64 + 2 * lanes), words: (end - first32) as usize }
 }

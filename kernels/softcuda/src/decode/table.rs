@@ -9,13 +9,15 @@ use crate::types::Type;
 /// Result of a decoder: what was made, or why the instruction is refused.
 pub type Decoded = Result<Made, String>;
 
-/// Decodes an instruction into `e`. Exactly one instruction is pushed where [`Made::Converge`] is returned.
+/// Decodes an instruction into `e`. Exactly one instruction is pushed where [`Made::Converge`] is
+/// returned.
 pub fn decode(e: &mut Emit<'_>, insn: &Instruction) -> Decoded {
     let mut m = Modifiers::new(insn);
     e.guard(insn)?;
     let made = match insn.opcode.as_str() {
         "add" | "sub" | "mul" | "fma" | "mad" | "div" | "min" | "max" | "abs" | "neg" => {
-            // The same names for integers and floating-point numbers; the type is the last modifier.
+            // The same names for integers and floating-point numbers; the type is the last
+            // modifier.
             let last = insn.modifiers.last().and_then(|m| Type::parse(m));
             if last.is_some_and(Type::is_float) {
                 arithmetic::decode(e, insn, &mut m)

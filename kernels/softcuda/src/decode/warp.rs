@@ -49,7 +49,8 @@ pub fn decode(e: &mut Emit<'_>, insn: &Instruction, m: &mut Modifiers<'_>) -> De
     }
 }
 
-/// `bar.sync a{, b}`, `bar.arrive a, b`, `bar.red.op d, a{, b}, p`, `bar.warp.sync mask`, and the same as `barrier`.
+/// `bar.sync a{, b}`, `bar.arrive a, b`, `bar.red.op d, a{, b}, p`, `bar.warp.sync mask`, and the
+/// same as `barrier`.
 fn barrier(e: &mut Emit<'_>, insn: &Instruction, m: &mut Modifiers<'_>) -> Decoded {
     m.ignore(&["cta", "aligned"], &[]);
     if m.take("warp") {

@@ -5,8 +5,10 @@ use std::collections::BTreeMap;
 use std::ffi::c_char;
 use std::fmt::Write as _;
 use std::fs;
+use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use super::call::export;
 use super::state::{self, Session};
@@ -28,10 +30,16 @@ pub fn remember(call: &str, failure: Failure) {
         state::lose_context(&failure);
     }
     if failure.shown {
-        eprintln!("softcuda: {text}");
+        say(&text);
     }
     // The thread may be ending, with its storage gone already; then nobody can ask.
     let _ = LAST.try_with(|last| *last.borrow_mut() = text);
+}
+
+/// Prints a line for a person. Where standard error is closed, nobody is there to read it, and `eprintln!` would
+/// panic.
+fn say(text: &str) {
+    let _ = writeln!(io::stderr(), "softcuda: {text}");
 }
 
 export! {
@@ -77,12 +85,19 @@ pub fn at_exit() {
 }
 
 /// Counters of all launches, by kernel.
-#[derive(Default)]
-pub struct Totals(BTreeMap<String, (u64, Vec<(&'static str, u64)>)>);
+struct Totals(BTreeMap<String, (u64, Vec<(&'static str, u64)>)>);
+
+/// Of the whole process: a program may have contexts one after another.
+static TOTALS: Mutex<Totals> = Mutex::new(Totals(BTreeMap::new()));
+
+/// Counts a launch.
+pub fn count(kernel: &str, profile: &Profile) {
+    TOTALS.lock().unwrap_or_else(PoisonError::into_inner).add(kernel, profile);
+}
 
 impl Totals {
     /// Adds a launch.
-    pub fn add(&mut self, kernel: &str, profile: &Profile) {
+    fn add(&mut self, kernel: &str, profile: &Profile) {
         let columns = columns(profile);
         let (launches, sums) = self.0.entry(kernel.into()).or_default();
         *launches += 1;
@@ -94,7 +109,7 @@ impl Totals {
     }
 
     /// As CSV, a kernel a line.
-    pub fn csv(&self) -> String {
+    fn csv(&self) -> String {
         let names: Vec<&str> = columns(&Profile::default()).iter().map(|&(name, _)| name).collect();
         let mut text = format!("kernel,launches,{}\n", names.join(","));
         for (kernel, (launches, sums)) in &self.0 {
@@ -142,15 +157,36 @@ pub fn at_end(mut session: Session, profile: Option<PathBuf>) {
         let leaks = session.device.leaks();
         FINDINGS.fetch_add(leaks.len() as u64, Ordering::Relaxed);
         const SHOWN: usize = 10;
-        leaks.iter().take(SHOWN).for_each(|leak| eprintln!("softcuda: {leak}"));
+        leaks.iter().take(SHOWN).for_each(|leak| say(&leak.to_string()));
         if leaks.len() > SHOWN {
             let bytes: usize = leaks.iter().map(|leak| leak.bytes).sum();
-            eprintln!("softcuda: {} leaks in all, {bytes} bytes", leaks.len());
+            say(&format!("{} leaks in all, {bytes} bytes", leaks.len()));
         }
     }
     if let Some(path) = profile
-        && let Err(error) = fs::write(&path, session.totals.csv())
+        && let Err(error) =
+            fs::write(&path, TOTALS.lock().unwrap_or_else(PoisonError::into_inner).csv())
     {
-        eprintln!("softcuda: SOFTCUDA_PROFILE={}: {error}", path.display());
+        say(&format!("SOFTCUDA_PROFILE={}: {error}", path.display()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counters_are_summed_up_by_kernel() {
+        let mut totals = Totals(BTreeMap::new());
+        let profile = Profile { flops: 5, branches: 2, ..Profile::default() };
+        totals.add("b", &profile);
+        totals.add("a", &profile);
+        totals.add("b", &profile);
+        let csv = totals.csv();
+        let lines: Vec<Vec<&str>> = csv.lines().map(|line| line.split(',').collect()).collect();
+        let column = |name| lines[0].iter().position(|&n| n == name).expect("a column");
+        assert_eq!((lines[1][0], lines[1][1], lines[1][column("flops")]), ("a", "1", "5"));
+        assert_eq!((lines[2][0], lines[2][1], lines[2][column("branches")]), ("b", "2", "4"));
+        assert!(lines.iter().all(|line| line.len() == lines[0].len()));
     }
 }

@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use super::capture::{Capture, Clock};
 use super::config::Config;
-use super::report::{self, Totals};
+use super::report;
 use super::status::{Failure, Outcome, Status};
 use super::work::{GraphMemory, Work};
 use crate::{Device, Function, Module};
@@ -94,7 +94,6 @@ pub struct Session {
     pub default_pool: usize,
     pub current_pool: usize,
     pub fault: Option<Failure>,
-    pub totals: Totals,
 }
 
 struct State {
@@ -185,7 +184,6 @@ pub fn session<T>(create: bool, body: impl FnOnce(&mut Session) -> Outcome<T>) -
             default_pool: pool,
             current_pool: pool,
             fault: None,
-            totals: Totals::default(),
         });
     }
     match &mut state.session {

@@ -4,6 +4,7 @@ use std::ffi::c_void;
 use std::slice;
 
 use super::call::{invalid, with};
+use super::report;
 use super::status::{Failure, Outcome};
 use crate::error::Access;
 use crate::{Device, Function, Launch};
@@ -74,10 +75,7 @@ impl Work {
                 let params: Vec<&[u8]> = params.iter().map(Vec::as_slice).collect();
                 let profile = device.launch(function, *launch, &params)?;
                 if device.options().count {
-                    with(|s| {
-                        s.totals.add(function.name(), &profile);
-                        Ok(())
-                    })?;
+                    report::count(function.name(), &profile);
                 }
             }
             &Work::Upload { to, from, bytes } => {

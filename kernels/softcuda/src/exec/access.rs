@@ -1,7 +1,8 @@
 //! From the addresses of a warp's lanes to host pointers, with every check that memory has.
 //!
-//! Bounds of the arena, of shared and of local memory, and alignment are always checked, since the interpreter itself
-//! would be unsafe without; what [`crate::Checks`] adds is the shadow: whose memory it is, and whether it was written.
+//! Bounds of the arena, of shared and of local memory, and alignment are always checked, since the
+//! interpreter itself would be unsafe without; what [`crate::Checks`] adds is the shadow: whose
+//! memory it is, and whether it was written.
 
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed};
 
@@ -28,9 +29,11 @@ pub struct Request {
 }
 
 impl Context<'_> {
-    /// Host pointers of the lanes of `mask`, for `request.bytes` aligned bytes each; `None` after a fault.
+    /// Host pointers of the lanes of `mask`, for `request.bytes` aligned bytes each; `None` after a
+    /// fault.
     ///
-    /// The pointers are valid until the block ends; those of global memory may only be used for atomic accesses.
+    /// The pointers are valid until the block ends; those of global memory may only be used for
+    /// atomic accesses.
     #[inline(always)]
     pub fn resolve(
         &mut self,
@@ -134,8 +137,8 @@ impl Context<'_> {
             }
             let at = (addresses[lane] - GLOBAL_BASE) as usize;
             let cell = shadow.wrapping_add(at);
-            // SAFETY: the shadow is as large as the arena, in which `resolve` found these aligned bytes; all threads touch it
-            // as atomics only.
+            // SAFETY: the shadow is as large as the arena, in which `resolve` found these aligned
+            // bytes; all threads touch it as atomics only.
             let all_written = unsafe {
                 match request.bytes {
                     1 => AtomicU8::from_ptr(cell).load(Relaxed) == 2,
@@ -157,12 +160,11 @@ impl Context<'_> {
                 let byte = unsafe { AtomicU8::from_ptr(cell.wrapping_add(i)) };
                 let state = byte.load(Relaxed);
                 match state {
-                    memory::NOT_ALLOCATED | memory::FREED => {
-                        if checks.bounds {
-                            self.bad_global(insn, request, addresses, 1 << lane);
-                            return None;
-                        }
+                    memory::NOT_ALLOCATED | memory::FREED if checks.bounds => {
+                        self.bad_global(insn, request, addresses, 1 << lane);
+                        return None;
                     }
+                    memory::NOT_ALLOCATED | memory::FREED => {}
                     memory::UNWRITTEN
                         if request.access != Access::Write && checks.uninitialised =>
                     {
@@ -324,7 +326,8 @@ impl Context<'_> {
         Some(())
     }
 
-    /// Notes who touches shared memory; lanes of `differing` wrote a value that is not there any more.
+    /// Notes who touches shared memory; lanes of `differing` wrote a value that is not there any
+    /// more.
     pub fn race(
         &mut self,
         insn: &Insn,
@@ -405,8 +408,8 @@ impl Context<'_> {
         self.counters.request(way, bytes, different, bytes.div_ceil(32));
     }
 
-    /// Wavefronts of a request: lanes go 32, 16 or 8 at a time with 4, 8 or 16 bytes each, and each group takes as many
-    /// rounds as its most loaded bank has different words.
+    /// Wavefronts of a request: lanes go 32, 16 or 8 at a time with 4, 8 or 16 bytes each, and each
+    /// group takes as many rounds as its most loaded bank has different words.
     fn count_shared(&mut self, request: Request, addresses: &[u64; LANES], mask: u32) {
         let words = request.bytes.div_ceil(4);
         let group = LANES / words.clamp(1, 4);

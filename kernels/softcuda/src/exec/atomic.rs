@@ -1,8 +1,8 @@
 //! `atom` and `red`: read-modify-writes.
 //!
-//! Lanes of a warp that hit the same address are served one after the other, in the order of their numbers; other
-//! blocks may come between. Integers use the host's atomics where they have the operation, all else a loop of
-//! compare-and-swap.
+//! Lanes of a warp that hit the same address are served one after the other, in the order of their
+//! numbers; other blocks may come between. Integers use the host's atomics where they have the
+//! operation, all else a loop of compare-and-swap.
 
 use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed};
 

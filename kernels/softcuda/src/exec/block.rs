@@ -184,7 +184,8 @@ impl BlockRun {
         }
     }
 
-    /// No lane can run: threads have exited that a barrier waits for, or the threads wait for each other.
+    /// No lane can run: threads have exited that a barrier waits for, or the threads wait for each
+    /// other.
     fn stuck(&mut self, ctx: &mut Context<'_>, registers: &mut Registers) {
         let live: usize = self.warps.iter().map(|w| w.live.count_ones() as usize).sum();
         let total = ctx.grid.block_threads();

@@ -1,7 +1,8 @@
-//! Instructions in which the lanes of a warp tell each other something: shuffles, votes, matches, reductions.
+//! Instructions in which the lanes of a warp tell each other something: shuffles, votes, matches,
+//! reductions.
 //!
-//! When they run, all lanes of their member mask are here (see [`super::warp`]); different lanes may belong to different
-//! groups, each with its own mask.
+//! When they run, all lanes of their member mask are here (see [`super::warp`]); different lanes
+//! may belong to different groups, each with its own mask.
 
 use super::Context;
 use crate::code::{Insn, LANES};
@@ -31,7 +32,8 @@ fn lanes_of(mask: u32) -> impl Iterator<Item = usize> {
 /// How `shfl` finds the lane it reads: [`Insn::x`].
 pub const SHUFFLES: [&str; 4] = ["up", "down", "bfly", "idx"];
 
-/// `shfl.sync`: row `a` of the lane that rows `b` and `c` name; predicate `imm` says whether that lane was in range.
+/// `shfl.sync`: row `a` of the lane that rows `b` and `c` name; predicate `imm` says whether that
+/// lane was in range.
 pub unsafe fn shuffle(ctx: &mut Context<'_>, insn: &Insn, mask: u32) {
     // SAFETY: decoded rows, see `Handler`.
     let (a, b, c) = unsafe {
@@ -96,7 +98,8 @@ pub unsafe fn vote(ctx: &mut Context<'_>, insn: &Insn, mask: u32) {
     }
 }
 
-/// `match.sync`: lanes with the same value in row `a`, by the member masks in row `c`. `x`: 0 any, 1 all; predicate `imm`.
+/// `match.sync`: lanes with the same value in row `a`, by the member masks in row `c`. `x`: 0 any,
+/// 1 all; predicate `imm`.
 pub unsafe fn find_matches<T: Lane + PartialEq>(ctx: &mut Context<'_>, insn: &Insn, mask: u32) {
     // SAFETY: decoded rows, see `Handler`.
     let a = unsafe { lanes::row::<T>(ctx, insn.a) };

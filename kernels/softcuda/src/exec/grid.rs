@@ -71,7 +71,8 @@ pub struct Registers {
 
 impl Registers {
     fn new(code: &Code, warps: usize) -> Registers {
-        // An odd number of cache lines, so that the rows of different warps do not fall into the same cache sets.
+        // An odd number of cache lines, so that the rows of different warps do not fall into the
+        // same cache sets.
         let lines_a_warp = code.words.div_ceil(16) | 1;
         Registers { lines: vec![Line([0; 16]); lines_a_warp * warps], lines_a_warp }
     }
@@ -151,7 +152,8 @@ struct Progress {
     counters: Mutex<Counters>,
 }
 
-/// Runs all blocks, on `workers` threads at most. Of several faults the one of the lowest block is returned.
+/// Runs all blocks, on `workers` threads at most. Of several faults the one of the lowest block is
+/// returned.
 pub fn run(grid: &Grid<'_>, workers: usize) -> Result<Counters> {
     let total: u64 = grid.blocks.iter().map(|&n| u64::from(n)).product();
     let progress = Progress {

@@ -1,12 +1,14 @@
 //! Tensor-core instructions: `ldmatrix` and `mma`.
 //!
-//! The fragments of a matrix lie spread over the registers of a warp. With `g = lane / 4` and `t = lane % 4`, the layouts
-//! of the ISA ("Matrix Fragments for mma") all say: accumulators have rows g and g + 8, columns 2t and 2t + 1; registers of
-//! A hold columns that belong to t in rows g and g + 8 by turns; those of B the same with rows and columns exchanged. A
-//! register holds 4 bytes of neighbouring columns: 1 tf32, 2 halves or 4 bytes. So one function gathers every operand.
+//! The fragments of a matrix lie spread over the registers of a warp. With `g = lane / 4` and `t =
+//! lane % 4`, the layouts of the ISA ("Matrix Fragments for mma") all say: accumulators have rows g
+//! and g + 8, columns 2t and 2t + 1; registers of A hold columns that belong to t in rows g and g +
+//! 8 by turns; those of B the same with rows and columns exchanged. A register holds 4 bytes of
+//! neighbouring columns: 1 tf32, 2 halves or 4 bytes. So one function gathers every operand.
 //!
-//! Products are exact, and sums are f32 fused multiply-adds along k (f64 for f64, wrapping or saturating i32 for bytes).
-//! The hardware's order of summation is not documented; integers that fit come out the same in any.
+//! Products are exact, and sums are f32 fused multiply-adds along k (f64 for f64, wrapping or
+//! saturating i32 for bytes). The hardware's order of summation is not documented; integers that
+//! fit come out the same in any.
 
 use super::Context;
 use super::access::Request;
@@ -35,8 +37,8 @@ fn is_aligned(ctx: &mut Context<'_>, insn: &Insn, mask: u32) -> bool {
     mask == ALL
 }
 
-/// `ldmatrix` of `x & 7` matrices of 8x8 halves into the rows of list `d`; `x & 16`: transposed. Bits 8 and up of `x` are
-/// those of an address.
+/// `ldmatrix` of `x & 7` matrices of 8x8 halves into the rows of list `d`; `x & 16`: transposed.
+/// Bits 8 and up of `x` are those of an address.
 pub unsafe fn load_matrix(ctx: &mut Context<'_>, insn: &Insn, mask: u32) {
     if !is_aligned(ctx, insn, mask) {
         return;
@@ -116,7 +118,8 @@ impl<const SIGNED: bool> Part for Bytes<SIGNED> {
     }
 }
 
-/// A: `[row][k]`, from rows of `list`; registers are for rows g and g + 8 by turns (all for row g if there is one only).
+/// A: `[row][k]`, from rows of `list`; registers are for rows g and g + 8 by turns (all for row g
+/// if there is one only).
 #[inline(always)]
 unsafe fn gather_a<P: Part, const K: usize>(
     ctx: &Context<'_>,
@@ -166,7 +169,8 @@ fn accumulator(lane: usize, i: usize) -> (usize, usize) {
     (lane / 4 + i / 2 * 8, lane % 4 * 2 + i % 2)
 }
 
-/// Where the four operands begin in the list at [`Insn::x`]: d, a, b, c, by the numbers of their registers in `imm`.
+/// Where the four operands begin in the list at [`Insn::x`]: d, a, b, c, by the numbers of their
+/// registers in `imm`.
 #[inline(always)]
 fn lists(insn: &Insn) -> [(usize, usize); 4] {
     let mut at = insn.x as usize;

@@ -3,11 +3,13 @@
 //! - [`grid`]: the blocks of a grid, taken in order by as many workers as there are threads;
 //! - [`block`]: the warps of a block in turn, its barriers;
 //! - [`warp`]: the lanes of a warp, their branches and where they meet again;
-//! - [`access`]: addresses to host pointers, with every check of memory; [`transfer`]: loads and stores on top of it;
+//! - [`access`]: addresses to host pointers, with every check of memory; [`transfer`]: loads and
+//!   stores on top of it;
 //! - [`race`]: who touched which word of shared memory since the last barrier.
 //!
-//! A block never leaves its worker, so that shared and local memory are plain memory of one thread. Global memory is
-//! shared by all workers and touched by relaxed atomics only: kernels may race on it as they may on a GPU.
+//! A block never leaves its worker, so that shared and local memory are plain memory of one thread.
+//! Global memory is shared by all workers and touched by relaxed atomics only: kernels may race on
+//! it as they may on a GPU.
 
 pub mod access;
 pub mod atomic;

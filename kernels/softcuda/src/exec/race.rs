@@ -1,10 +1,12 @@
-//! The shadow of a block's shared memory: what was written, and who touched it since the last barrier.
+//! The shadow of a block's shared memory: what was written, and who touched it since the last
+//! barrier.
 //!
-//! Two accesses to the same bytes race if they come from different threads, at least one of them writes, not both are
-//! atomic, and nothing orders them. A barrier of the block orders all its threads: it begins a new *epoch*.
-//! `bar.warp.sync` orders the lanes of a warp: it begins a new epoch of the warp. For each *grain* of memory (as
-//! many bytes as the kernel's smallest access has, at most 4) the shadow keeps the last write and a summary of the
-//! reads of the epoch, as in the FastTrack algorithm (Flanagan and Freund, PLDI 2009).
+//! Two accesses to the same bytes race if they come from different threads, at least one of them
+//! writes, not both are atomic, and nothing orders them. A barrier of the block orders all its
+//! threads: it begins a new *epoch*. `bar.warp.sync` orders the lanes of a warp: it begins a new
+//! epoch of the warp. For each *grain* of memory (as many bytes as the kernel's smallest access
+//! has, at most 4) the shadow keeps the last write and a summary of the reads of the epoch, as in
+//! the FastTrack algorithm (Flanagan and Freund, PLDI 2009).
 
 use super::Grid;
 use crate::error::Access;

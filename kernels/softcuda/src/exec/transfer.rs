@@ -1,8 +1,8 @@
 //! Loads, stores and asynchronous copies.
 //!
-//! An instruction's field `a` is the row of addresses, `imm` the offset that is added to them, and `x` says (see
-//! [`place`]) in which space they are and whether the row has 32 or 64 bits. Vectors keep their rows in
-//! [`crate::code::Code::lists`].
+//! An instruction's field `a` is the row of addresses, `imm` the offset that is added to them, and
+//! `x` says (see [`place`]) in which space they are and whether the row has 32 or 64 bits. Vectors
+//! keep their rows in [`crate::code::Code::lists`].
 
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed};
 
@@ -134,7 +134,8 @@ pub fn load<E: Element + Fit<D>, D: Lane, const V: usize>() -> Handler {
         for v in 0..V {
             let d = if V == 1 { insn.d } else { ctx.grid.code.lists[insn.d as usize + v] };
             let at = v * size_of::<E>();
-            // SAFETY: `resolve` vouches for V elements at the pointers of the mask's lanes; the rows are decoded.
+            // SAFETY: `resolve` vouches for V elements at the pointers of the mask's lanes; the
+            // rows are decoded.
             unsafe {
                 let to = ctx.regs.add(d as usize).cast::<D::Raw>();
                 if super::access::is_full(mask) {
@@ -277,7 +278,8 @@ pub fn load_param<E: Element + Fit<D>, D: Lane>() -> Handler {
         D: Lane,
     {
         let from = ctx.grid.params.as_ptr().cast_mut().cast::<u8>();
-        // SAFETY: the decoder checked that the aligned element lies inside of the parameters; rows are decoded.
+        // SAFETY: the decoder checked that the aligned element lies inside of the parameters; rows
+        // are decoded.
         unsafe {
             let value: D = E::load(from.add(insn.imm as usize)).fit();
             lanes::set_row(ctx, insn.d, mask, &[value; LANES]);
@@ -312,8 +314,9 @@ impl Copies {
     }
 }
 
-/// `cp.async`: `a` shared addresses, `b` global addresses, `c` row of the source's bytes (or none: `d` = 0), `imm`
-/// offsets (shared in the low, global in the high half); `x` as for loads of `a`, bit 4 for the width of `b`, then the bytes.
+/// `cp.async`: `a` shared addresses, `b` global addresses, `c` row of the source's bytes (or none:
+/// `d` = 0), `imm` offsets (shared in the low, global in the high half); `x` as for loads of `a`,
+/// bit 4 for the width of `b`, then the bytes.
 pub unsafe fn copy_async(ctx: &mut Context<'_>, insn: &Insn, mask: u32) {
     let bytes = (insn.x >> 8) as usize;
     let signed = |half: u64| half as u32 as i32 as i64 as u64;
@@ -387,7 +390,8 @@ pub unsafe fn commit_group(ctx: &mut Context<'_>, _: &Insn, mask: u32) {
     }
 }
 
-/// `cp.async.wait_group n` (`imm`), or `wait_all` (`x` = 1): ends all but the newest n groups of each lane.
+/// `cp.async.wait_group n` (`imm`), or `wait_all` (`x` = 1): ends all but the newest n groups of
+/// each lane.
 pub unsafe fn wait_group(ctx: &mut Context<'_>, insn: &Insn, mask: u32) {
     let warp = ctx.warp;
     let mut pending = std::mem::take(&mut ctx.copies[warp].pending);

@@ -1,11 +1,12 @@
 //! A warp: 32 lanes that run together as far as they agree.
 //!
-//! The lanes of a warp are held as *splits*: sets of lanes that are at the same basic block. A branch on which lanes
-//! disagree makes two splits of one. The split at the lowest block runs first, and splits that meet at a block become one
-//! again; since compilers lay blocks out in the order of the program, that is where the branch's arms join. Nothing
-//! depends on it but speed: any split may run at any time, as the independent thread scheduling of Volta has it. So
-//! that a lane that waits for another one (a lock) cannot starve it, a split that has run for long gives way to the one
-//! that has waited longest.
+//! The lanes of a warp are held as *splits*: sets of lanes that are at the same basic block. A
+//! branch on which lanes disagree makes two splits of one. The split at the lowest block runs
+//! first, and splits that meet at a block become one again; since compilers lay blocks out in the
+//! order of the program, that is where the branch's arms join. Nothing depends on it but speed: any
+//! split may run at any time, as the independent thread scheduling of Volta has it. So that a lane
+//! that waits for another one (a lock) cannot starve it, a split that has run for long gives way to
+//! the one that has waited longest.
 
 use super::Context;
 use super::block::Barriers;
@@ -45,7 +46,8 @@ pub struct Warp {
     /// Lanes that have not exited.
     pub live: u32,
     clock: u64,
-    /// A lane whose split runs for now, though it is not at the lowest block; and for how many more blocks.
+    /// A lane whose split runs for now, though it is not at the lowest block; and for how many more
+    /// blocks.
     favourite: Option<(u32, u32)>,
 }
 
@@ -147,8 +149,8 @@ impl Warp {
         split
     }
 
-    /// Runs until no lane can go on, or another warp should have its turn. A barrier that is complete is left in
-    /// `barriers` for the block to open.
+    /// Runs until no lane can go on, or another warp should have its turn. A barrier that is
+    /// complete is left in `barriers` for the block to open.
     pub fn run(&mut self, ctx: &mut Context<'_>, barriers: &mut Barriers) {
         let grid = ctx.grid;
         let code = grid.code;
@@ -185,7 +187,8 @@ impl Warp {
                 if now.mask == 0 {
                     break;
                 }
-                if budget == 0 {
+                // An open barrier must be opened before anybody comes to it again.
+                if budget == 0 || barriers.is_open() {
                     self.splits.push(now);
                     return;
                 }
@@ -209,7 +212,8 @@ impl Warp {
         now.mask = taken;
     }
 
-    /// The end of a block: where its lanes go. `now.mask` is 0 afterwards if none of them is left in `now`.
+    /// The end of a block: where its lanes go. `now.mask` is 0 afterwards if none of them is left
+    /// in `now`.
     #[inline(always)]
     fn end(&mut self, ctx: &mut Context<'_>, barriers: &mut Barriers, now: &mut Split) {
         let code = ctx.grid.code;

@@ -1,7 +1,8 @@
 //! `cvt` in all its forms, one lane at a time.
 //!
-//! A source is read as an exact value: an integer of 128 bits, or an f64 (which holds every f16, bf16, f32). It is then
-//! rounded once to what is wanted. Forms that kernels use much have handlers of their own, in [`crate::decode::convert`].
+//! A source is read as an exact value: an integer of 128 bits, or an f64 (which holds every f16,
+//! bf16, f32). It is then rounded once to what is wanted. Forms that kernels use much have handlers
+//! of their own, in [`crate::decode::convert`].
 
 use super::float::{Round, narrow, odd, saturate64};
 use super::half::{BF16_NAN, F16_NAN, bf16_to_f32, f16_to_f32, f32_to_bf16, f32_to_f16, odd32};
@@ -67,7 +68,8 @@ fn range(ty: Type) -> (i128, i128) {
     if ty.is_signed() { (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) } else { (0, (1 << bits) - 1) }
 }
 
-/// Rounds an exact value (or one rounded to odd) to a half type; `near` rounds f32, `wide` is its inverse.
+/// Rounds an exact value (or one rounded to odd) to a half type; `near` rounds f32, `wide` is its
+/// inverse.
 fn to_half(x: f64, round: Round, nan: u16, near: fn(f32) -> u16, wide: fn(u16) -> f32) -> u16 {
     if x.is_nan() {
         return nan;
@@ -108,7 +110,8 @@ pub fn convert(raw: u64, spec: &Spec) -> u64 {
         return integer as u64
             & if spec.to.bytes() == 8 { u64::MAX } else { (1 << (8 * spec.to.bytes())) - 1 };
     }
-    // To f64 first: exact, or rounded to odd, which no rounding to a narrower type can tell from exact.
+    // To f64 first: exact, or rounded to odd, which no rounding to a narrower type can tell from
+    // exact.
     let (mut x, exact_integer) = match value {
         Value::Real(x) if spec.integral => (to_integral(x, spec.round), None),
         Value::Real(x) => (x, None),

@@ -1,8 +1,9 @@
 //! Floating-point arithmetic of one lane, with the rounding that PTX states.
 //!
-//! Round-to-nearest is the host's own. The other roundings of f32 go over f64: the exact result is first rounded *to odd*
-//! in f64 (cut off, with the last bit set if anything was lost), which keeps enough for any second rounding to 24 bits
-//! to be right (Boldo and Melquiond, "Emulation of a FMA and correctly rounded sums", 2008).
+//! Round-to-nearest is the host's own. The other roundings of f32 go over f64: the exact result is
+//! first rounded *to odd* in f64 (cut off, with the last bit set if anything was lost), which keeps
+//! enough for any second rounding to 24 bits to be right (Boldo and Melquiond, "Emulation of a FMA
+//! and correctly rounded sums", 2008).
 
 /// A rounding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,14 +140,15 @@ pub fn sqrt<const R: u8>(a: f32) -> f32 {
 }
 
 macro_rules! min_max {
-    ($min:ident, $max:ident, $min_nan:ident, $max_nan:ident, $ty:ty, $nan:expr) => {
+    ($min:ident, $max:ident, $ty:ty, $nan:expr) => {
         /// The lesser; a number rather than a NaN, -0 rather than +0.
         #[inline(always)]
         pub fn $min(a: $ty, b: $ty) -> $ty {
             let equal = <$ty>::from_bits(a.to_bits() | b.to_bits());
             let less = if a < b { a } else { b };
             let chosen = if a == b { equal } else { less };
-            if b.is_nan() { if a.is_nan() { $nan } else { a } } else { chosen }
+            let first = if a.is_nan() { $nan } else { a };
+            if b.is_nan() { first } else { chosen }
         }
         /// The greater; a number rather than a NaN, +0 rather than -0.
         #[inline(always)]
@@ -154,23 +156,29 @@ macro_rules! min_max {
             let equal = <$ty>::from_bits(a.to_bits() & b.to_bits());
             let more = if a > b { a } else { b };
             let chosen = if a == b { equal } else { more };
-            if b.is_nan() { if a.is_nan() { $nan } else { a } } else { chosen }
-        }
-        /// The lesser, or NaN if one of the two is.
-        #[inline(always)]
-        pub fn $min_nan(a: $ty, b: $ty) -> $ty {
-            if a.is_nan() | b.is_nan() { $nan } else { $min(a, b) }
-        }
-        /// The greater, or NaN if one of the two is.
-        #[inline(always)]
-        pub fn $max_nan(a: $ty, b: $ty) -> $ty {
-            if a.is_nan() | b.is_nan() { $nan } else { $max(a, b) }
+            let first = if a.is_nan() { $nan } else { a };
+            if b.is_nan() { first } else { chosen }
         }
     };
 }
 
-min_max!(min32, max32, min32_nan, max32_nan, f32, f32::from_bits(0x7fff_ffff));
-min_max!(min64, max64, min64_nan, max64_nan, f64, f64::NAN);
+min_max!(min32, max32, f32, NAN);
+min_max!(min64, max64, f64, f64::NAN);
+
+/// The NaN that NVIDIA's hardware makes.
+pub const NAN: f32 = f32::from_bits(0x7fff_ffff);
+
+/// The lesser, or NaN if one of the two is.
+#[inline(always)]
+pub fn min32_nan(a: f32, b: f32) -> f32 {
+    if a.is_nan() | b.is_nan() { NAN } else { min32(a, b) }
+}
+
+/// The greater, or NaN if one of the two is.
+#[inline(always)]
+pub fn max32_nan(a: f32, b: f32) -> f32 {
+    if a.is_nan() | b.is_nan() { NAN } else { max32(a, b) }
+}
 
 #[cfg(test)]
 mod tests {

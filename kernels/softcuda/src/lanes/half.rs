@@ -1,7 +1,8 @@
 //! f16 and bf16 of one lane: conversions that vectorise, and arithmetic.
 //!
-//! f32 has more than twice the digits of either type, so that a sum, difference or product that is rounded to f32 and
-//! then again is rounded right; a fused multiply-add goes through f64 rounded to odd.
+//! f32 has more than twice the digits of either type, so that a sum, difference or product that is
+//! rounded to f32 and then again is rounded right; a fused multiply-add goes through f64 rounded to
+//! odd.
 
 use super::float::{max32, max32_nan, min32, min32_nan, odd, two_sum};
 use super::{Bf16, F16};
@@ -16,7 +17,8 @@ pub const BF16_NAN: u16 = 0x7fff;
 pub fn f16_to_f32(h: u16) -> f32 {
     let h = u32::from(h);
     let x = (h & 0x7fff) << 13;
-    // Multiplying by 2^112 moves the exponent to where f32 has it, and normalises subnormal numbers on the way.
+    // Multiplying by 2^112 moves the exponent to where f32 has it, and normalises subnormal numbers
+    // on the way.
     let scaled = (f32::from_bits(x) * f32::from_bits(0x7780_0000)).to_bits();
     let magnitude = if x >= 0x0f80_0000 { x | 0x7f80_0000 } else { scaled };
     f32::from_bits(magnitude | (h & 0x8000) << 16)
@@ -28,9 +30,11 @@ pub fn f32_to_f16(x: f32) -> u16 {
     let bits = x.to_bits();
     let sign = bits >> 16 & 0x8000;
     let x = bits & 0x7fff_ffff;
-    // Subnormal results: adding 0.5 leaves the right number of bits below, rounded by the addition itself.
+    // Subnormal results: adding 0.5 leaves the right number of bits below, rounded by the addition
+    // itself.
     let small = (f32::from_bits(x) + 0.5).to_bits().wrapping_sub(0x3f00_0000);
-    // 112 = the difference of the exponents' biases; 0xfff and the last bit that stays make ties go to even.
+    // 112 = the difference of the exponents' biases; 0xfff and the last bit that stays make ties go
+    // to even.
     let normal = x.wrapping_sub(112 << 23).wrapping_add(0xfff).wrapping_add(x >> 13 & 1) >> 13;
     let r = if x < 113 << 23 { small } else { normal };
     let r = if x >= 143 << 23 { 0x7c00 } else { r };
@@ -237,7 +241,8 @@ mod tests {
 
     #[test]
     fn fma_rounds_once() {
-        // 1.0009766 * 1.0009766 = 1.0019541 is just above a tie of f16 that f32 would have rounded to it.
+        // 1.0009766 * 1.0009766 = 1.0019541 is just above a tie of f16 that f32 would have rounded
+        // to it.
         let a = F16(0x3c01);
         let exact = f64::from(a.wide()) * f64::from(a.wide());
         assert_eq!(fma(a, a, F16(0)).0, half::f16::from_f64(exact).to_bits());

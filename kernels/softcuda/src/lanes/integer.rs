@@ -33,7 +33,8 @@ fn bfe_signed(a: i64, pos: u32, len: u32, msb: u32) -> i64 {
         return 0;
     }
     let top = (pos + len - 1).min(msb);
-    // Cuts off what is above the field, then shifts its first bit to the right; beyond the top only the sign is left.
+    // Cuts off what is above the field, then shifts its first bit to the right; beyond the top only
+    // the sign is left.
     let up = a << (63 - top);
     let down = (63 - top) + pos;
     up >> down.min(63)
@@ -118,7 +119,8 @@ pub fn dp2a<const A: bool, const B: bool, const HIGH: bool>(a: u32, b: u32, c: u
     (0..2).fold(c, |d, i| d.wrapping_add(half(i).wrapping_mul(byte(i)) as u32))
 }
 
-/// `bfind`: position of the highest 1, or of the highest bit unlike the sign; all ones if there is none.
+/// `bfind`: position of the highest 1, or of the highest bit unlike the sign; all ones if there is
+/// none.
 #[inline(always)]
 pub fn bfind(a: u64, bits: u32, signed: bool) -> u32 {
     let negative = signed && a >> (bits - 1) & 1 != 0;

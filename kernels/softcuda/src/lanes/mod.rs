@@ -1,8 +1,8 @@
 //! From a function of one lane to the handler of an instruction.
 //!
-//! `binary(|a: f32, b: f32| a + b)` is the whole of `add.f32`: the closure becomes a type parameter of a loop over the 32
-//! lanes, which the compiler unrolls and vectorises. Every loop exists twice, for any CPU and for AVX2 with FMA;
-//! [`wide`] chooses when an instruction is decoded.
+//! `binary(|a: f32, b: f32| a + b)` is the whole of `add.f32`: the closure becomes a type parameter
+//! of a loop over the 32 lanes, which the compiler unrolls and vectorises. Every loop exists twice,
+//! for any CPU and for AVX2 with FMA; [`wide`] chooses when an instruction is decoded.
 
 pub mod approx;
 pub mod convert;
@@ -15,11 +15,14 @@ use std::sync::LazyLock;
 use crate::code::{ALL, Handler, Insn, LANES};
 use crate::exec::Context;
 
-/// Whether the handlers for AVX2 and FMA can be used.
+/// Whether the handlers for AVX2 and FMA are used: where the CPU has them, unless
+/// `TILEGRAD_CPU_ISA` says `portable`, as it does to the CPU kernels (the results are the same
+/// bits).
 pub fn wide() -> bool {
     #[cfg(target_arch = "x86_64")]
     static WIDE: LazyLock<bool> = LazyLock::new(|| {
-        is_x86_feature_detected!("avx2")
+        std::env::var("TILEGRAD_CPU_ISA").as_deref() != Ok("portable")
+            && is_x86_feature_detected!("avx2")
             && is_x86_feature_detected!("fma")
             && is_x86_feature_detected!("bmi1")
             && is_x86_feature_detected!("bmi2")
@@ -53,10 +56,32 @@ macro_rules! multiversion {
 }
 pub(crate) use multiversion;
 
+/// An element of a row.
+pub trait Raw: Copy {
+    /// `new` where `bit` is 1, `old` where it is 0: without a branch, so that it vectorises.
+    fn choose(bit: u32, new: Self, old: Self) -> Self;
+}
+
+impl Raw for u32 {
+    #[inline(always)]
+    fn choose(bit: u32, new: u32, old: u32) -> u32 {
+        let mask = bit.wrapping_neg();
+        (new & mask) | (old & !mask)
+    }
+}
+
+impl Raw for u64 {
+    #[inline(always)]
+    fn choose(bit: u32, new: u64, old: u64) -> u64 {
+        let mask = u64::from(bit).wrapping_neg();
+        (new & mask) | (old & !mask)
+    }
+}
+
 /// A type that lanes of a row can have.
 pub trait Lane: Copy + 'static {
     /// `u32` or `u64`: what the row consists of.
-    type Raw: Copy;
+    type Raw: Raw;
     /// From the row.
     fn get(raw: Self::Raw) -> Self;
     /// To the row; narrow values with zeros above.
@@ -101,14 +126,17 @@ lane! {
     f64, u64, f64::from_bits, |v: f64| v.to_bits();
 }
 
-/// Lanes that are computed together; reads come before writes, so that a row may be source and destination.
+/// Lanes that are computed together; reads come before writes, so that a row may be source and
+/// destination.
 const GROUP: usize = 8;
 
 /// # Safety
-/// `offset` is that of a row of `T::Raw` in the register file of the running warp; `from + GROUP <= LANES`.
+/// `offset` is that of a row of `T::Raw` in the register file of the running warp; `from + GROUP <=
+/// LANES`.
 #[inline(always)]
 unsafe fn read<T: Lane>(ctx: &Context<'_>, offset: u32, from: usize) -> [T; GROUP] {
-    // SAFETY: the row has 32 elements; rows are aligned to their elements, since their offsets are multiples of 32 words.
+    // SAFETY: the row has 32 elements; rows are aligned to their elements, since their offsets are
+    // multiples of 32 words.
     let raw = unsafe {
         ctx.regs.add(offset as usize).cast::<T::Raw>().add(from).cast::<[T::Raw; GROUP]>().read()
     };
@@ -132,10 +160,8 @@ unsafe fn write<T: Lane>(
     if mask == ALL {
         *to = v.map(T::put);
     } else {
-        let part = mask >> from;
-        for i in 0..GROUP {
-            to[i] = if part & (1 << i) != 0 { v[i].put() } else { to[i] };
-        }
+        let (part, old) = (mask >> from, *to);
+        *to = std::array::from_fn(|i| T::Raw::choose(part >> i & 1, v[i].put(), old[i]));
     }
 }
 
@@ -189,9 +215,9 @@ pub unsafe fn set_predicate(ctx: &mut Context<'_>, word: u32, mask: u32, value: 
 #[inline(always)]
 pub(crate) fn conjure<F: Copy>() -> F {
     const { assert!(size_of::<F>() == 0, "lane functions capture nothing") };
-    // SAFETY: F has no bytes, and it is Copy; whoever named the type had a value of it, which is passed to the makers of
-    // handlers below.
-    unsafe { std::mem::MaybeUninit::<F>::uninit().assume_init() }
+    // SAFETY: F has no bytes, and it is Copy; whoever named the type had a value of it, which is
+    // passed to the makers of handlers below.
+    unsafe { std::ptr::NonNull::<F>::dangling().read() }
 }
 
 /// `d = f(a)`
@@ -266,7 +292,8 @@ pub fn ternary<A: Lane, B: Lane, C: Lane, R: Lane, F: Fn(A, B, C) -> R + Copy + 
         A: Lane, B: Lane, C: Lane, R: Lane, F: Fn(A, B, C) -> R + Copy + 'static)
 }
 
-/// `d = f(a, b, c, imm)`: the immediate holds what would be a fourth operand (`lop3`'s table, `prmt`'s selector).
+/// `d = f(a, b, c, imm)`: the immediate holds what would be a fourth operand (`lop3`'s table,
+/// `prmt`'s selector).
 pub fn with_immediate<A: Lane, R: Lane, F: Fn(A, A, A, u64) -> R + Copy + 'static>(
     _: F,
 ) -> Handler {
@@ -305,7 +332,8 @@ pub enum Combine {
     Xor = 3,
 }
 
-/// Words of `x`: combination, whether the other predicate is negated; `imm` is the word of the second result.
+/// Words of `x`: combination, whether the other predicate is negated; `imm` is the word of the
+/// second result.
 #[inline(always)]
 unsafe fn set_compared(ctx: &mut Context<'_>, insn: &Insn, mask: u32, holds: u32) {
     // SAFETY: decoded words, see `Handler`.
@@ -325,7 +353,8 @@ unsafe fn set_compared(ctx: &mut Context<'_>, insn: &Insn, mask: u32, holds: u32
     }
 }
 
-/// Predicate `d` = f(a, b), combined as `x` says with predicate `c`; predicate `imm` gets the opposite.
+/// Predicate `d` = f(a, b), combined as `x` says with predicate `c`; predicate `imm` gets the
+/// opposite.
 pub fn compare<A: Lane, F: Fn(A, A) -> bool + Copy + 'static>(_: F) -> Handler {
     #[inline(always)]
     unsafe fn body<A, F>(ctx: &mut Context<'_>, insn: &Insn, mask: u32)
@@ -364,7 +393,7 @@ pub fn select<A: Lane>() -> Handler {
             unsafe {
                 let (a, b) = (read::<A>(ctx, insn.a, from), read::<A>(ctx, insn.b, from));
                 let part = chosen >> from;
-                let pick = |i: usize| if part & (1 << i) != 0 { a[i] } else { b[i] };
+                let pick = |i: usize| A::get(A::Raw::choose(part >> i & 1, a[i].put(), b[i].put()));
                 write(ctx, insn.d, from, mask, std::array::from_fn(pick));
             }
         }
@@ -372,7 +401,8 @@ pub fn select<A: Lane>() -> Handler {
     multiversion!(body::<A> where A: Lane)
 }
 
-/// Predicate `d` = table of predicates `a` and `b` (each negated as bits 4 and 5 of `x` say): bits 0..4 of `x`.
+/// Predicate `d` = table of predicates `a` and `b` (each negated as bits 4 and 5 of `x` say): bits
+/// 0..4 of `x`.
 pub unsafe fn predicate_logic(ctx: &mut Context<'_>, insn: &Insn, mask: u32) {
     // SAFETY: decoded words, see `Handler`.
     unsafe {

@@ -1,6 +1,7 @@
 //! Tokens to the module's tree: directives, variables, functions.
 //!
-//! Recursion happens only where braces nest, and that is limited, so that no text can overflow the stack.
+//! Recursion happens only where braces nest, and that is limited, so that no text can overflow the
+//! stack.
 
 mod body;
 mod variable;

@@ -55,8 +55,8 @@ pub fn download(device: &Device, pointer: u64, count: usize) -> Vec<u32> {
     bytes.chunks(4).map(|c| u32::from_le_bytes(c.try_into().expect("4 bytes"))).collect()
 }
 
-/// Runs a body for one warp (or so) whose threads each leave a word. `%d0` is the place of the thread's word, `%r0` its
-/// number, `p1` points to `inputs`.
+/// Runs a body for one warp (or so) whose threads each leave a word. `%d0` is the place of the
+/// thread's word, `%r0` its number, `p1` points to `inputs`.
 pub fn lanes(threads: u32, inputs: &[u32], body: &str) -> Result<Vec<u32>> {
     lanes_on(&checked(), threads, inputs, body)
 }
@@ -72,7 +72,8 @@ pub fn lanes_on(device: &Device, threads: u32, inputs: &[u32], body: &str) -> Re
     Ok(download(device, out, threads as usize))
 }
 
-/// The one word that each of a body's threads should leave: `%r1`, made of `%r2`, `%r3`, `%r4`, which are the inputs.
+/// The one word that each of a body's threads should leave: `%r1`, made of `%r2`, `%r3`, `%r4`,
+/// which are the inputs.
 pub fn scalar(inputs: [u32; 3], body: &str) -> u32 {
     let body = format!(
         "ld.global.u32 %r2, [%d1]; ld.global.u32 %r3, [%d1+4]; ld.global.u32 %r4, [%d1+8];\n\

@@ -2,8 +2,8 @@
 //
 //   y = activation(gamma (x - mean) / sqrt(var + epsilon) + beta + residual)
 //
-// Forward reads x twice and backward reads its inputs twice, which is the least that can be done, since every result of
-// the second pass depends on sums over all rows:
+// Forward reads x twice and backward reads its inputs twice, which is the least that can be done, since every result
+// of the second pass depends on sums over all rows:
 //
 //   batch_norm_statistics_<dtype>_<width>       pass 1: Σ d, Σ d² with d = x - shift, a block of rows each
 //   batch_norm_combine_statistics_f32           [blocks] partial sums to mean and var
@@ -15,8 +15,9 @@
 //
 // g is dy where y is positive, everywhere without an activation. Channels are innermost: blockDim = (tx, ty), a thread
 // keeps `width` neighbouring channels (16 bytes; 1 where c is no multiple) and walks down rows ty apart, so a warp
-// reads whole lines and per-channel values stay in registers. Sums: a thread's rows in order, the ty threads as a tree,
-// the blocks of rows (cut by sizes alone) in order: the same bits on every run. Statistics are f32, combined in f64.
+// reads whole lines and per-channel values stay in registers. Sums: a thread's rows in order, the ty threads as a
+// tree, the blocks of rows (cut by sizes alone) in order: the same bits on every run. Statistics are f32, combined in
+// f64.
 //
 // Limit: memory, 3 (forward) and 5 (backward, no residual, no activation) transfers of the tensor.
 
@@ -90,8 +91,8 @@ __device__ void sum_over_block(float (&sums)[N]) {
     }
 }
 
-// partials: [blocks, STATISTICS, c]: Σ d, Σ d² and the shift, the block's first row. So squares do not cancel where the
-// mean is large against the deviation.
+// partials: [blocks, STATISTICS, c]: Σ d, Σ d² and the shift, the block's first row. So squares do not cancel where
+// the mean is large against the deviation.
 template <int V, class T>
 __device__ void statistics(const Norm& n, const T* __restrict__ x, float* __restrict__ partials) {
     const Position<V> p = Position<V>::of(n);
@@ -239,8 +240,8 @@ __device__ void gradient_sums(const Norm& n, const T* __restrict__ x, const T* _
     }
 }
 
-// dbeta = Σ g, dgamma = Σ g (x - mean) / sqrt(var + epsilon): to the caller, as gamma is, and to sums [GRADIENTS, c] in
-// f32. blockDim = (32, 32), as in combine_statistics.
+// dbeta = Σ g, dgamma = Σ g (x - mean) / sqrt(var + epsilon): to the caller, as gamma is, and to sums [GRADIENTS, c]
+// in f32. blockDim = (32, 32), as in combine_statistics.
 template <class T>
 __device__ void combine_gradients(const Norm& n, const float* __restrict__ partials, const void* var, void* dgamma,
                                   void* dbeta, float* __restrict__ sums) {

@@ -1,13 +1,13 @@
 // Convolution as an implicit GEMM: what the three passes share.
 //
 // x: [images, h, w, groups * group_in], filter: [groups * group_out, kh, kw, group_in], y: [images, oh, ow,
-// groups * group_out]. No matrix of windows is ever written: a loader finds the element of x (or dy) that stands at row
-// m and term k of that matrix when the tile is read.
+// groups * group_out]. No matrix of windows is ever written: a loader finds the element of x (or dy) that stands at
+// row m and term k of that matrix when the tile is read.
 //
 //   pass              m                  n               k                    a                   b
 //   forward           pixels of y        group_out       taps x group_in      x, gathered         filter, k-contiguous
 //   backward data     pixels of dx       group_in        taps x group_out     dy, gathered        filter, n-contiguous
-//   backward filter   group_out          taps x group_in pixels of y          dy, m-contiguous    x, n-contiguous
+//   backward filter   group_out          taps x group_in pixels of y          dy, m-contiguous    x, gathered
 
 #pragma once
 

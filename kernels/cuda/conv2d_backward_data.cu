@@ -1,5 +1,5 @@
-// Convolution backward, the gradient of x.  dx[image, iy, ix, ci] = Σ dy[image, oy, ox, co] filter[co, ky, kx, ci] over
-// the (oy, ky) with oy * stride + ky * dilation - padding = iy, and so for x. See conv2d.cuh for shapes and phases.
+// Convolution backward, the gradient of x.  dx[image, iy, ix, ci] = Σ dy[image, oy, ox, co] filter[co, ky, kx, ci]
+// over the (oy, ky) with oy * stride + ky * dilation - padding = iy, and so for x. Shapes and phases: conv2d.cuh.
 //
 //   conv2d_backward_data_<dtype>_naive                 one thread an element of dx               (read this first)
 //   conv2d_backward_data_f32_register_tile_<tile>      implicit GEMM over one phase of dx, channels by float4

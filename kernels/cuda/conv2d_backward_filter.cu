@@ -1,9 +1,8 @@
-// Convolution backward, the gradient of the filter.  dfilter[co, ky, kx, ci] = Σ dy[image, oy, ox, co] x[image, iy, ix,
-// ci] over all pixels (image, oy, ox) of y, with iy = oy * stride + ky * dilation - padding, and so for x. See
+// Convolution backward, the gradient of the filter.  dfilter[co, ky, kx, ci] = Σ dy[image, oy, ox, co] x[image, iy,
+// ix, ci] over all pixels (image, oy, ox) of y, with iy = oy * stride + ky * dilation - padding, and so for x. Shapes:
 // conv2d.cuh.
 //
-//   conv2d_backward_filter_<dtype>_naive                 one thread an element and a split of the pixels (read this
-//   first)
+//   conv2d_backward_filter_<dtype>_naive                 one thread an element and split (read this first)
 //   conv2d_backward_filter_f32_register_tile_<tile>      implicit GEMM, dy and x by float4
 //   conv2d_backward_filter_<16 bits>_tensor_core_<tile>  the same on tensor cores, by cp.async of 8
 //   ..._any                                              channels one by one
@@ -11,8 +10,8 @@
 //
 // <tile> is filters x (tap, channel)s. The sum is long (all pixels of a batch) and its results are few (16 x 144 for a
 // narrow layer: one tile), so the pixels are split, by sizes alone: each split writes f32 sums to `partials`
-// [splits, groups, group_out, kh kw group_in], and a second kernel adds those in their order. No atomics: the same bits
-// on every run, on every GPU.
+// [splits, groups, group_out, kh kw group_in], and a second kernel adds those in their order. No atomics: the same
+// bits on every run, on every GPU.
 
 #include "conv2d.cuh"
 #include "register_tile.cuh"
@@ -25,8 +24,8 @@ __device__ void naive(const Conv& c, u32 split_pixels, u64 count, const T* __res
     const u64 at = thread_index();
     if (at >= count) return;
     const u32 channels = c.groups * c.group_out, channels_x = c.groups * c.group_in;
-    const u32 filter = at / (c.kh * c.kw * c.group_in);
-    const u32 in_filter = at - static_cast<u64>(filter) * c.kh * c.kw * c.group_in;
+    const u32 of_filter = c.kh * c.kw * c.group_in;  // elements
+    const u32 filter = at / of_filter, in_filter = at - static_cast<u64>(filter) * of_filter;
     const u32 tap = c.by_group_in.quotient(in_filter), ky = c.by_kw.quotient(tap);
     const int dilated_y = ky * c.dilation[0] - c.padding[0];
     const int dilated_x = (tap - ky * c.kw) * c.dilation[1] - c.padding[1];

@@ -57,7 +57,11 @@ struct Forward {
                        const T* bias, const T* residual, T* y)
         : a{x + blockIdx.z * c.channels, c, c.y[0], c.x[0], g.m, block.k_end},
           b{filter + static_cast<u64>(blockIdx.z) * g.n * g.k, g.k, g.n, block.k_end},
-          out{y, nullptr, bias ? bias + blockIdx.z * g.n : nullptr, residual, relu,
+          out{y,
+              nullptr,
+              bias ? bias + blockIdx.z * g.n : nullptr,
+              residual,
+              relu,
               {c, c.y[0], c.x[0], blockIdx.z * g.n}} {}
 };
 

@@ -6,9 +6,9 @@
 //   Output     bias, residual, activation, rounding and the store of the results
 //
 // A loader splits the address into what depends on the row (or column) alone, found once a thread (`place`), and what
-// depends on k (`step`), found once a tile; `at` joins the two. So an implicit GEMM decodes its pixels once, and its taps
-// once a tile. `K_CONTIGUOUS` says along which axis neighbours in memory lie; a loader reads V of them at once where the
-// host has seen that the length of that axis, and so every row's address, is a multiple of V.
+// depends on k (`step`), found once a tile; `at` joins the two. So an implicit GEMM decodes its pixels once, and its
+// taps once a tile. `K_CONTIGUOUS` says along which axis neighbours in memory lie; a loader reads V of them at once
+// where the host has seen that the length of that axis, and so every row's address, is a multiple of V.
 
 #pragma once
 
@@ -25,8 +25,8 @@ struct Divisor {
     __device__ u32 quotient(u32 n) const { return static_cast<u32>(static_cast<u64>(n) * magic >> shift); }
 };
 
-// Sizes of the products of a launch. gridDim = (tiles of y, splits of k, products). The host's side is `Gemm::params` in
-// gemm.rs.
+// Sizes of the products of a launch. gridDim = (tiles of y, splits of k, products). The host's side is `Gemm::params`
+// in gemm.rs.
 struct Gemm {
     u32 m, n, k;
     u32 splits;    // parts of k, each with results of its own in `partials`
@@ -38,8 +38,8 @@ struct Gemm {
 struct Block {
     u32 m0, n0, k_begin, k_end;
 
-    // Tiles are numbered down the columns of bands of 8 tile rows: the blocks that run at one time read few different rows
-    // of a and columns of b, which then come from the second-level cache.
+    // Tiles are numbered down the columns of bands of 8 tile rows: the blocks that run at one time read few different
+    // rows of a and columns of b, which then come from the second-level cache.
     template <int BM, int BN>
     static __device__ Block of(const Gemm& g) {
         enum : u32 { BAND = 8 };
@@ -159,8 +159,9 @@ __device__ inline T value_or_zero(const Address<T>& at) {
     return at.inside ? load_global(at.x) : T{};
 }
 
-// V neighbours of an operand, along k or along mn as the loader says, from (place, k) on. Without VECTOR they are read one
-// by one, and mn-contiguous loaders need a place for each. (With it only f32 comes this way: 16 bits go by cp.async.)
+// V neighbours of an operand, along k or along mn as the loader says, from (place, k) on. Without VECTOR they are read
+// one by one, and mn-contiguous loaders need a place for each. (With it only f32 comes this way: 16 bits go by
+// cp.async.)
 template <int V, bool VECTOR, class Loader, class Place>
 __device__ inline Vector<typename Loader::Element, V> fetch(const Loader& loader, const Place* places, u32 k) {
     typedef typename Loader::Element T;

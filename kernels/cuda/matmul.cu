@@ -3,10 +3,9 @@
 //
 // The ladder, slowest first; docs/cuda-matmul.md counts what each rung saves:
 //
-//   matmul_forward_<dtype>_naive                          one thread a result, 2 loads a multiply-add   (read this
-//   first)
+//   matmul_forward_<dtype>_naive                          one thread a result, 2 loads a multiply-add (read this first)
 //   matmul_forward_<dtype>_shared_tile                    32 x 32 tiles in shared memory: 32 times fewer global loads
-//   matmul_forward_f32_register_tile_<tile>_<layouts>     8 x 8 sums a thread: 16 times fewer shared loads
+//   matmul_forward_f32_register_tile_<tile>_<layouts>     8 x 8 sums a thread: 32 times fewer shared loads
 //   matmul_forward_<16 bits>_tensor_core_<tile>_<layouts> mma.sync, 4096 FLOPs an instruction
 //   matmul_forward_<16 bits>_tensor_core_64x64_strided    the same, read one by one: sizes that are no multiple of 8
 //   matmul_forward_tf32_tensor_core_64x64_strided         f32 rounded to 10 bits of fraction: only by name

@@ -1,19 +1,17 @@
 // Products of f32 with register tiles: the rung of the ladder for arithmetic without tensor cores.
 //
 // A block of BM/TM x BN/TN threads computes a BM x BN tile of y; each thread keeps TM x TN sums in registers. Operands
-// pass through shared memory in slices of BK terms, stored as [BK][BM + 4] and [BK][BN + 4], so that a thread reads its
-// TM values of a and TN of b for one k by float4. For TM = TN = 8 that is 64 multiply-adds for 4 loads of 16 bytes: 16
-// a load, where the shared tile of the rung below does 1 for 2 loads.
+// pass through shared memory in slices of BK terms, stored as [BK][BM + 4] and [BK][BN + 4], so that a thread reads
+// its TM values of a and TN of b for one k by float4. For TM = TN = 8 that is 64 multiply-adds for 4 loads of 16
+// bytes: 16 a load, where the shared tile of the rung below does 1 for 2 loads.
 //
 //   - Each operand is read from global memory BM / TM (BN / TN) times less often than by one thread a result:
 //     128 x 128 tiles do 2 * 128 * 128 / (4 * (128 + 128)) = 32 FLOPs a byte read.
 //   - While a slice is used, the next one travels from global memory to registers; it is written to the other of two
 //     buffers, so that one barrier a slice suffices.
 //   - A warp covers 4 x 8 threads: 8 neighbours read 8 neighbouring float4 of b (one wavefront, all 32 banks) and the
-//   same
-//     float4 of a (a broadcast). Rows of 4 extra floats let the transposing stores of k-contiguous operands (16 rows x
-//     2 quads
-//     of k a warp) hit 32 different banks too.
+//     same float4 of a (a broadcast). Rows of 4 extra floats let the transposing stores of k-contiguous operands (16
+//     rows x 2 quads of k a warp) hit 32 different banks too.
 
 #pragma once
 

@@ -1,17 +1,15 @@
 // Products on tensor cores: f16, bf16 and (by name only) tf32 operands, f32 sums.
 //
 // A block of WARPS_M x WARPS_N warps computes a BM x BN tile of y; a warp does 32 or 64 x 32 of it by mma.sync m16n8k16
-// (m16n8k8 for tf32), 16 x 8 results an instruction. Operands pass through shared memory in slices of 64 bytes of k (BK
-// = 32 numbers of 16 bits), in a ring of STAGES slices:
+// (m16n8k8 for tf32), 16 x 8 results an instruction. Operands pass through shared memory in slices of 64 bytes of k
+// (BK = 32 numbers of 16 bits), in a ring of STAGES slices:
 //
 //   cp.async   copies 16 bytes from global to shared memory without registers; STAGES - 1 slices are on their way while
 //              one is used, so that the latency of global memory is hidden by the arithmetic of two slices
-//   ldmatrix   hands four 8 x 8 matrices to a warp in the layout that mma wants, transposed where the operand lies with
-//   mn
-//              contiguous: no operand is ever transposed in memory
+//   ldmatrix   hands four 8 x 8 matrices to a warp in the layout that mma wants, transposed where the operand lies
+//              with mn contiguous: no operand is ever transposed in memory
 //   swizzle    chunk c of row r (16 bytes) lies at c ^ f(r): the 8 rows of one 8 x 8 matrix, and the 8 chunks that 8
-//   threads
-//              of a cp.async write, lie in 8 different groups of 4 banks, so neither has a conflict
+//              threads of a cp.async write, lie in 8 different groups of 4 banks, so neither has a conflict
 //
 // Why faster than a register tile: an mma of a warp does 4096 FLOPs (16 bits) where its fma does 64, so per slice of
 // 128 x 128 x 32 one of 8 warps issues 32 mma and 12 ldmatrix instead of 2 * 128 * 128 * 32 / 8 / 64 = 2048 fma and 128
@@ -43,8 +41,8 @@ __device__ void mma(float (&sums)[4], const u32 (&a)[4], const u32 (&b)[2]);
 #define MMA(T, SHAPE, TYPES)                                                                                         \
     template <>                                                                                                      \
     __device__ inline void mma<T>(float (&sums)[4], const u32 (&a)[4], const u32 (&b)[2]) {                          \
-        asm("mma.sync.aligned." SHAPE ".row.col.f32." TYPES ".f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "             \
-            "{%0,%1,%2,%3};"                                                                                           \
+        asm("mma.sync.aligned." SHAPE ".row.col.f32." TYPES ".f32 "                                                  \
+            "{%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"                                                  \
             : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])                                             \
             : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));                                     \
     }
@@ -177,8 +175,8 @@ struct RingSlice {
     }
 
     // Address of this lane's row of the warp's i-th piece along mn, of the terms in the chunks 2 step and 2 step + 1.
-    // The bits of a chunk that step (or i) changes are not those that come from the lane, so the swizzle's exclusive or
-    // can be done with the first piece's byte.
+    // The bits of a chunk that step (or i) changes are not those that come from the lane, so the swizzle's exclusive
+    // or can be done with the first piece's byte.
     __device__ u32 piece(u32 slice, u32 i, u32 step) const {
         const u32 first = slice + first_piece;
         return K ? (first ^ step * 32) + i * 1024 : (first ^ i * 32) + step * (2 * V * WIDTH * 16);
@@ -247,8 +245,8 @@ __device__ void write_results(const Gemm& g, const Block& block, const float (&s
             for (int i = 0; i < Tile::MS; i++) {
 #pragma unroll
                 for (int j = 0; j < Tile::NS; j++) {
-                    float* at = results + (i * 16 + lane / 4) * Tile::RESULT_LD + warp_n * Tile::WN + j * 8 +
-                                lane % 4 * 2;
+                    const u32 column = warp_n * Tile::WN + j * 8 + lane % 4 * 2;
+                    float* at = results + (i * 16 + lane / 4) * Tile::RESULT_LD + column;
                     store_vector<2>(at, Vector<float, 2>{{sums[i][j][0], sums[i][j][1]}});
                     store_vector<2>(at + 8 * Tile::RESULT_LD, Vector<float, 2>{{sums[i][j][2], sums[i][j][3]}});
                 }

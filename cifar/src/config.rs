@@ -134,9 +134,15 @@ settings! {
     /// Device: cpu, cuda, cuda:N, softcuda or reference [default: cuda where a GPU is, else cpu]
     #[arg(long)]
     device: String = crate::device::best().to_string();
-    /// Number format of activations: f32 or bf16; weights, statistics and gradients stay f32
+    /// Number format of activations: f32, bf16, or on GPUs f16, whose losses are scaled so that gradients
+    /// do not become 0; weights, statistics and gradients of weights stay f32
     #[arg(long)]
     precision: String = "f32".to_string();
+    /// Record the forward and backward pass once and replay it, where the device can (CUDA graphs): the same
+    /// bits, with less work for the host
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
+          default_missing_value = "true")]
+    graph: bool = false;
     /// Optimizer
     #[arg(long, value_name = "NAME")]
     optimizer: OptimizerKind = OptimizerKind::Sgd;

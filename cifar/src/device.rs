@@ -4,7 +4,8 @@ use std::str::FromStr;
 use std::sync::{Arc, OnceLock};
 
 use anyhow::{Result, bail, ensure};
-use tilegrad_engine::{Backend, Device, Dtype};
+use tilegrad_engine::{Backend, Device, Dtype, Error};
+use tilegrad_kernels::Unary;
 use tilegrad_kernels::cpu::{Cpu, CpuOptions};
 use tilegrad_kernels::cuda::{self, Cuda, CudaOptions};
 use tilegrad_kernels::reference::Reference;
@@ -43,6 +44,24 @@ impl Compute {
             eprintln!("device: {}", compute.backend.description());
         }
         Ok(compute)
+    }
+
+    /// Refuses a number format that the device does not compute in.
+    pub fn check_precision(&self, precision: Dtype) -> Result<()> {
+        let works = |dtype| {
+            let x = self.backend.fill(dtype, 1, 1.0)?;
+            self.backend.unary_forward(Unary::Relu, &x)
+        };
+        match works(precision) {
+            Err(Error::Unsupported { device, .. }) => {
+                let all = [Dtype::F32, Dtype::BF16, Dtype::F16];
+                let others = all.into_iter().filter(|&dtype| works(dtype).is_ok());
+                let others: Vec<String> = others.map(|dtype| dtype.to_string()).collect();
+                let others = others.join(" or ");
+                bail!("device {device} does not compute in {precision}, but in {others}")
+            }
+            answer => Ok(answer.map(|_| ())?),
+        }
     }
 
     /// Worker threads: 1 except on the CPU backend.
@@ -93,6 +112,7 @@ pub fn precision(flag: &str, name: &str) -> Result<Dtype> {
     match name {
         "f32" => Ok(Dtype::F32),
         "bf16" => Ok(Dtype::BF16),
-        _ => anyhow::bail!("--{flag} must be f32 or bf16, got '{name}'"),
+        "f16" => Ok(Dtype::F16),
+        _ => anyhow::bail!("--{flag} must be f32, bf16 or f16, got '{name}'"),
     }
 }

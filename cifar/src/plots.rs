@@ -131,6 +131,7 @@ mod tests {
     fn row(epoch: u32, loss: f64) -> Row {
         Row {
             tta_accuracy: None,
+            skipped: None,
             epoch,
             step: 100 * u64::from(epoch),
             train_loss: loss,

@@ -16,12 +16,14 @@ pub mod gradcheck;
 mod op;
 pub mod ops;
 pub mod profile;
+mod recorded;
 mod tape;
 mod tensor;
 
 use std::sync::Arc;
 
 pub use op::{Op, Saved, apply};
+pub use recorded::Recorded;
 pub use tape::{Gradients, no_grad};
 pub use tensor::Tensor;
 pub use tilegrad_kernels::{Activation, Backend, Conv2dOptions, Device, Dtype, Error, Result};

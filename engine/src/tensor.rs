@@ -43,6 +43,16 @@ impl Tensor {
         Self::new(backend, tilegrad_kernels::upload(&**backend, data)?, shape)
     }
 
+    /// Overwrites all elements with as many of the same dtype. On devices that can record
+    /// ([`crate::Recorded`]) they stay where they are, and nobody else may hold them.
+    pub fn write<T: Element>(&mut self, data: &[T]) -> Result<()> {
+        if T::DTYPE != self.dtype() {
+            let expected = self.dtype().to_string();
+            return Err(Error::Dtype { op: "write", expected, got: T::DTYPE });
+        }
+        self.backend.write(&mut self.buffer, tilegrad_kernels::bytes_of(data))
+    }
+
     /// All elements equal to `value`.
     pub fn full(
         backend: &Arc<dyn Backend>,

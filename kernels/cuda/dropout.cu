@@ -3,17 +3,19 @@
 //   dropout_<dtype>_vector4   y[i] = scale x[i] where word i of the random stream is at least `threshold`, else 0
 //
 // Being linear, it is its own backward pass. One thread takes 4 neighbouring elements, which is one Philox block: the
-// same bits as on the CPU, whatever the grid. Limit: memory, and some 70 integer instructions a block.
+// same bits as on the CPU, whatever the grid. In a recorded graph, `later` points to the number of steps since the
+// recording, by which the stream moves on; it is null elsewhere. Limit: memory, and some 70 integer instructions a block.
 
 #include "args.cuh"
 #include "half.cuh"
 #include "philox.cuh"
 
 template <class T>
-__device__ void dropout(u64 n, const Stream& stream, u32 threshold, float scale, const T* __restrict__ x,
+__device__ void dropout(u64 n, Stream stream, u32 threshold, float scale, const u32* later, const T* __restrict__ x,
                         T* __restrict__ y) {
     const u64 block = thread_index();
     if (4 * block >= n) return;
+    if (later) stream.counter[1] += *later;
     const Words words = random_words(stream, static_cast<u32>(block));
     const u64 first = 4 * block;
     if (first + 4 <= n) {
@@ -31,7 +33,7 @@ __device__ void dropout(u64 n, const Stream& stream, u32 threshold, float scale,
 
 #define DROPOUT(T)                                                                                               \
     extern "C" __global__ void dropout_##T##_vector4(u64 n, const __grid_constant__ Stream stream, u32 threshold, \
-                                                     float scale, const T* x, T* y) {                            \
-        dropout<T>(n, stream, threshold, scale, x, y);                                                           \
+                                                     float scale, const u32* later, const T* x, T* y) {          \
+        dropout<T>(n, stream, threshold, scale, later, x, y);                                                    \
     }
 DROPOUT(f32) DROPOUT(f16) DROPOUT(bf16)

@@ -74,6 +74,13 @@ pub struct AdamWParameter<'a> {
     pub v: &'a mut Buffer,
 }
 
+/// Kernels of a device in their order, to be run again and again: see [`Backend::record`].
+pub trait Recording: Send {
+    /// Hands all of it to the device, after what was handed in before. `steps` is how many steps after
+    /// the recording this is: random streams take their numbers from so many epochs later.
+    fn replay(&self, steps: u32) -> Result<()>;
+}
+
 /// The kernels of one device. Shapes are in the argument structs; every buffer's length, dtype and
 /// device is checked against them. Unless stated otherwise all float buffers of a call have one
 /// dtype, which is the result's. Sums are kept in f32 where that has 16 bits.
@@ -91,6 +98,24 @@ pub trait Backend: Send + Sync {
     }
     /// Copies host bytes (of a whole number of elements) to the device.
     fn upload(&self, dtype: Dtype, bytes: &[u8]) -> Result<Buffer>;
+    /// Overwrites all of a buffer with host bytes. Where the device can record, the buffer stays where it is,
+    /// so that a recording that uses it finds the new elements.
+    fn write(&self, x: &mut Buffer, bytes: &[u8]) -> Result<()> {
+        check_bytes("write", x, bytes)?;
+        *x = self.upload(x.dtype(), bytes)?;
+        Ok(())
+    }
+    /// Records the kernels that `work` hands to the device instead of running them. What they write has no
+    /// value before the first [`Recording::replay`]; then, and until it is dropped, each replay computes it
+    /// anew from what the buffers that were there before hold by then. Those buffers must outlive the
+    /// recording, and no other thread may use the backend meanwhile. `work` must have run once before, or a
+    /// driver that compiles kernels when they are first used may refuse; and it must neither upload nor
+    /// download, nor call [`Backend::synchronize`]. An error where the device has no such thing.
+    fn record(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Box<dyn Recording>> {
+        let _ = work;
+        let detail = format!("device {} cannot record its kernels", self.device());
+        Err(Error::argument("record", detail))
+    }
     /// Waits for the device and copies a buffer to the host.
     fn download(&self, x: &Buffer) -> Result<Vec<u8>>;
     /// `len` elements of `value`.
@@ -329,9 +354,23 @@ pub trait Backend: Send + Sync {
     ) -> Result<()>;
 }
 
+/// Refuses bytes that are not those of as many elements as `x` has.
+fn check_bytes(op: &'static str, x: &Buffer, bytes: &[u8]) -> Result<()> {
+    let (expected, got) = (x.len() * x.dtype().size(), bytes.len());
+    match got == expected {
+        true => Ok(()),
+        false => Err(Error::shape(op, format!("expected {expected} bytes for {x:?}, got {got}"))),
+    }
+}
+
 /// Copies a host slice to `backend`'s device.
 pub fn upload<T: Element>(backend: &dyn Backend, data: &[T]) -> Result<Buffer> {
-    backend.upload(T::DTYPE, bytemuck::cast_slice(data))
+    backend.upload(T::DTYPE, bytes_of(data))
+}
+
+/// The bytes of elements, for [`Backend::upload`] and [`Backend::write`].
+pub fn bytes_of<T: Element>(data: &[T]) -> &[u8] {
+    bytemuck::cast_slice(data)
 }
 
 /// Copies a buffer to the host; its dtype must be `T`'s.

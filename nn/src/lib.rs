@@ -32,6 +32,7 @@ mod fold;
 pub mod init;
 mod linear;
 pub mod loss;
+mod loss_scale;
 pub mod models;
 pub mod module;
 pub mod optim;
@@ -57,6 +58,7 @@ pub use flatten::Flatten;
 pub use fold::{ChannelAffine, FoldedConv2d, fold_batch_norm};
 pub use init::Rng;
 pub use linear::Linear;
+pub use loss_scale::LossScale;
 pub use models::{Model, ModelConfig, ModelKind};
 pub use module::{Context, LayerRow, Module, Parameter, Role};
 pub use optim::{

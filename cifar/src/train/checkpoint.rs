@@ -3,7 +3,7 @@
 
 use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
-use tilegrad_nn::{Checkpoint, Model};
+use tilegrad_nn::{Checkpoint, LossScale, Model};
 
 use super::metrics::{Row, Sums};
 use super::optimize::Update;
@@ -38,6 +38,9 @@ pub struct Position {
     pub rows: Vec<Row>,
     /// Whether the run has ended before its last epoch, for want of progress.
     pub finished: bool,
+    /// Of runs in f16.
+    #[serde(default)]
+    pub loss_scale: LossScale,
 }
 
 impl Position {
@@ -48,7 +51,10 @@ impl Position {
         sums.images += stats.images;
         sums.correct += stats.correct;
         sums.loss += stats.loss;
-        sums.grad_norm += stats.grad_norm;
+        match stats.skipped {
+            true => sums.skipped += 1,
+            false => sums.grad_norm += stats.grad_norm,
+        }
         sums.steps += 1;
         sums.lr = stats.lr;
         sums.seconds += seconds;
@@ -120,6 +126,7 @@ mod tests {
             images_per_second: 1.0,
             seconds: 1.0,
             tta_accuracy: None,
+            skipped: None,
         }
     }
 

@@ -30,6 +30,10 @@ pub struct Row {
     /// `tta`. In `metrics.jsonl` only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tta_accuracy: Option<f64>,
+    /// Steps of the epoch without an update, because f16 gradients overflowed: of runs in f16. In
+    /// `metrics.jsonl` only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub skipped: Option<u64>,
 }
 
 impl Row {
@@ -64,10 +68,13 @@ pub struct Sums {
     pub correct: u64,
     /// Sum of their losses.
     pub loss: f64,
-    /// Sum of the gradient norms of the steps.
+    /// Sum of the gradient norms of the steps that were updates.
     pub grad_norm: f64,
     /// Optimizer steps done.
     pub steps: u64,
+    /// Of those, without an update, because gradients overflowed f16.
+    #[serde(default)]
+    pub skipped: u64,
     /// Learning rate of the last step.
     pub lr: f64,
     /// Seconds spent on steps.
@@ -85,9 +92,9 @@ impl Sums {
         self.correct as f64 / self.images.max(1) as f64
     }
 
-    /// Mean gradient norm of a step.
+    /// Mean gradient norm of a step that was an update.
     pub fn mean_grad_norm(&self) -> f64 {
-        self.grad_norm / self.steps.max(1) as f64
+        self.grad_norm / (self.steps - self.skipped).max(1) as f64
     }
 
     /// Training images a second.
@@ -166,6 +173,7 @@ mod tests {
             images_per_second: 1000.0,
             seconds: 2.0,
             tta_accuracy: None,
+            skipped: None,
         };
         assert_eq!(row.to_csv().split(',').count(), Row::HEADER.split(',').count());
         assert!(row.to_csv().starts_with("1,2,0.500000,0.250000,0.500000,0.125000,1.000000e-7,"));

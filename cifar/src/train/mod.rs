@@ -9,6 +9,7 @@ mod diagnose;
 pub mod evaluate;
 pub mod metrics;
 mod optimize;
+mod pass;
 pub mod progress;
 pub mod run_dir;
 pub mod signals;
@@ -35,6 +36,7 @@ use checkpoint::Position;
 use evaluate::{Evaluation, Views, evaluate};
 use metrics::Row;
 use optimize::Update;
+use pass::StepGraph;
 use progress::Progress;
 use run_dir::{RunDir, write_atomically};
 use signals::Stop;
@@ -140,6 +142,10 @@ struct Trainer {
     precision: Dtype,
     /// Images of the last batch.
     batch_size: usize,
+    /// Images of the last pass that could be recorded next time.
+    warm: Option<usize>,
+    /// The recorded pass.
+    graph: Option<StepGraph>,
     /// Steps that the last save holds.
     saved_step: u64,
     /// Whether this process has made no step yet.
@@ -157,6 +163,12 @@ impl Trainer {
         stop: Stop,
     ) -> Result<Trainer> {
         let precision = device::precision("precision", &config.precision)?;
+        compute.check_precision(precision)?;
+        ensure!(
+            !config.graph || config.accumulate == 1,
+            "--graph records steps of one batch, but --accumulate is {}",
+            config.accumulate
+        );
         let (train, test) = load_data(&config)?;
         let fingerprint = format!("{}-{}", train.fingerprint()?, test.fingerprint()?);
         let (mean, std) = normalisation(&config, &train)?;
@@ -198,6 +210,8 @@ impl Trainer {
             update,
             meta,
             batch_size: 0,
+            warm: None,
+            graph: None,
             saved_step: position.step,
             first_step: true,
             position,
@@ -369,6 +383,7 @@ impl Trainer {
             images_per_second: sums.images_per_second(),
             seconds: seconds_before + begun.elapsed().as_secs_f64(),
             tta_accuracy: None,
+            skipped: (self.precision == Dtype::F16).then_some(sums.skipped),
         };
         self.finish_epoch(row, &evaluation)?;
         self.must_stop()

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use tilegrad_engine::profile::{self, Pass};
-use tilegrad_engine::{Gradients, Tensor};
+use tilegrad_engine::{Gradients, Tensor, ops};
 use tilegrad_nn::schedule::{
     Constant, CosineAnnealing, LinearDecay, OneCycle, PerEpoch, Schedule, StepLr, warmup_cosine,
 };
@@ -57,17 +57,22 @@ impl Update {
         optim::freeze_ended(&*self.optimizer, model, step);
     }
 
-    /// The update after `step` updates. `norm` is the gradients' norm, a scalar.
+    /// The update after `step` updates. `gradients` are `loss_scale` times too large, and so is `norm`, their
+    /// norm, a scalar.
     pub fn step(
         &mut self,
         step: u64,
         model: &Model,
         gradients: &Gradients,
         norm: &Tensor,
+        loss_scale: f64,
     ) -> Result<()> {
-        let scale = match self.clip_norm > 0.0 {
-            true => Some(clip::clip_scale(norm, self.clip_norm)?),
-            false => None,
+        let unscale = |x: &Tensor| ops::affine(x, 1.0 / loss_scale, 0.0);
+        let scale = match (self.clip_norm > 0.0, loss_scale == 1.0) {
+            (true, true) => Some(clip::clip_scale(norm, self.clip_norm)?),
+            (true, false) => Some(unscale(&clip::clip_scale(&unscale(norm)?, self.clip_norm)?)?),
+            (false, true) => None,
+            (false, false) => Some(norm.filled_like(1.0 / loss_scale)?),
         };
         let setting = self.schedule.at(step);
         let name = self.optimizer.name();

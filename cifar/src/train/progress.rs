@@ -83,6 +83,10 @@ impl Progress {
             duration(eta),
             if best { "  best" } else { "" }
         );
+        let line = match row.skipped {
+            Some(steps) if steps > 0 => format!("{line}  {steps} steps skipped (f16 overflow)"),
+            _ => line,
+        };
         self.line(run, &line);
     }
 
@@ -92,8 +96,12 @@ impl Progress {
             return;
         }
         let state = || {
+            let skipped = match sums.skipped {
+                0 => String::new(),
+                steps => format!(", {steps} steps skipped"),
+            };
             format!(
-                "loss {:.4}, acc {:.2} %, lr {:.2e}, norm {:.2}, {:.0} img/s",
+                "loss {:.4}, acc {:.2} %, lr {:.2e}, norm {:.2}, {:.0} img/s{skipped}",
                 sums.mean_loss(),
                 100.0 * sums.accuracy(),
                 sums.lr,

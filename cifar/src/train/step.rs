@@ -1,12 +1,13 @@
 //! One optimizer step: batches, forward, loss, backward, update.
 
-use anyhow::{Result, ensure};
-use tilegrad_engine::{Gradients, Tensor, ops};
-use tilegrad_nn::{Context, Module, clip};
+use anyhow::{Result, bail};
+use tilegrad_engine::{Dtype, Gradients};
+use tilegrad_nn::{LossScale, clip};
 
 use super::Trainer;
 use super::diagnose;
 use super::metrics::argmax;
+use super::pass::Made;
 use crate::loader::{Batch, Epoch};
 
 /// What a step measured.
@@ -22,6 +23,8 @@ pub struct StepStats {
     pub grad_norm: f64,
     /// Learning rate.
     pub lr: f64,
+    /// The gradients overflowed f16, so that there was no update; the norm is then infinite or NaN.
+    pub skipped: bool,
 }
 
 impl Trainer {
@@ -29,14 +32,19 @@ impl Trainer {
     /// of their images.
     pub(super) fn step(&mut self, batches: &mut Epoch) -> Result<StepStats> {
         let config = &self.config;
-        let done = self.position.sums.steps as usize * config.accumulate * config.batch;
+        let accumulate = config.accumulate;
+        let done = self.position.sums.steps as usize * accumulate * config.batch;
         let left = self.train.samples() - done;
-        let images = left.min(config.accumulate * config.batch);
+        let images = left.min(accumulate * config.batch);
         self.update.freeze(self.position.step, &self.model);
+        let scale = match self.precision {
+            Dtype::F16 => self.position.loss_scale.scale(),
+            _ => 1.0,
+        };
         let mut stats = StepStats { images: images as u64, ..Default::default() };
-        let mut gradients: Option<Gradients> = None;
-        let mut last = None;
-        for part in 0..config.accumulate {
+        let mut sum: Option<Gradients> = None;
+        let mut last: Option<(Made, usize)> = None;
+        for part in 0..accumulate {
             let Some(batch) = batches.next() else { break };
             let batch = match batch {
                 Ok(batch) => batch,
@@ -48,21 +56,34 @@ impl Trainer {
                 self.batch_size = batch.size;
             }
             let share = batch.size as f64 / images as f64;
-            let (new, x) = self.backward(batch, part, share, &mut stats)?;
-            last = Some((x, self.context(part)));
-            match &mut gradients {
-                Some(sum) => sum.accumulate(new)?,
-                None => gradients = Some(new),
+            let labels = self.labels(&batch);
+            let mut made = self.pass(batch, part, share * scale)?;
+            self.look(&made).0.measure(&labels, &mut stats)?;
+            if let (Made::Once(pass, _), true) = (&mut made, accumulate > 1) {
+                let new = std::mem::take(&mut pass.gradients);
+                match &mut sum {
+                    Some(sum) => sum.accumulate(new)?,
+                    None => sum = Some(new),
+                }
             }
+            last = Some((made, part));
         }
-        let gradients = gradients.unwrap_or_default();
+        let Some((made, part)) = last else { bail!("an epoch ended before its last step") };
+        let (pass, x) = self.look(&made);
+        let gradients = sum.as_ref().unwrap_or(&pass.gradients);
+        let norm = match &pass.norm {
+            Some(norm) => norm.clone(),
+            None => clip::gradient_norm(&self.model, gradients)?,
+        };
         let (step, lr) = (self.position.step, self.update.lr(self.position.step));
         stats.lr = lr;
-        let norm = clip::gradient_norm(&self.model, &gradients)?;
-        stats.grad_norm = norm.item()?;
-        if !stats.loss.is_finite() || !stats.grad_norm.is_finite() {
-            let culprit = diagnose::culprit(&self.model, &gradients, last)?;
-            anyhow::bail!(
+        stats.grad_norm = norm.item()? / scale;
+        let finite = stats.grad_norm.is_finite();
+        let hopeless = !finite && (self.precision != Dtype::F16 || scale <= LossScale::SMALLEST);
+        if !stats.loss.is_finite() || hopeless {
+            let context = self.context(part);
+            let culprit = diagnose::culprit(&self.model, gradients, Some((x.clone(), context)))?;
+            bail!(
                 "step {}: the loss is {}, the gradient norm {}, at learning rate {lr:e}; \
                  {culprit}; the last good checkpoint is {} (step {})",
                 step + 1,
@@ -72,55 +93,28 @@ impl Trainer {
                 self.saved_step
             );
         }
-        self.update.step(step, &self.model, &gradients, &norm)?;
+        if self.precision == Dtype::F16 && !self.position.loss_scale.update(finite) {
+            stats.skipped = true;
+            return Ok(stats);
+        }
+        // Not through `look`, which would hold all of the trainer.
+        let gradients = match (&sum, &made) {
+            (Some(sum), _) => sum,
+            (None, Made::Once(pass, _)) => &pass.gradients,
+            (None, Made::Replayed) => {
+                &self.graph.as_ref().expect("it was replayed").recorded().gradients
+            }
+        };
+        self.update.step(step, &self.model, gradients, &norm, scale)?;
         Ok(stats)
     }
 
-    /// For the forward pass of the step's batch number `part`: each batch of a run has dropout
-    /// masks of its own.
-    fn context(&self, part: usize) -> Context {
-        let pass = self.position.step * self.config.accumulate as u64 + part as u64;
-        Context::train(self.config.seed, pass as u32).with_precision(self.precision)
-    }
-
-    /// Gradients of `share` times the mean loss of a batch, and the batch's images.
-    fn backward(
-        &self,
-        batch: Batch,
-        part: usize,
-        share: f64,
-        stats: &mut StepStats,
-    ) -> Result<(Gradients, Tensor)> {
-        let (backend, data) = (&self.compute.backend, self.train.dataset());
-        let (n, size, classes) = (batch.size, data.size, data.classes.len());
-        let x = Tensor::from_slice(backend, &batch.images, &[n, size, size, 3])?;
-        let targets = match &batch.soft_targets {
-            Some(soft) => Tensor::from_slice(backend, soft, &[n, classes])?,
-            None => Tensor::from_slice(backend, &batch.labels, &[n])?,
-        };
-        let labels: Vec<usize> = match &batch.soft_targets {
+    /// The heavier label of each image.
+    fn labels(&self, batch: &Batch) -> Vec<usize> {
+        let classes = self.train.dataset().classes.len();
+        match &batch.soft_targets {
             Some(soft) => soft.chunks(classes).map(argmax).collect(),
             None => batch.labels.iter().map(|&label| label as usize).collect(),
-        };
-        // Its images go back to the loader before the step needs its memory.
-        drop(batch);
-        let logits = self.model.forward(&x, &mut self.context(part))?;
-        let losses = ops::cross_entropy(&logits, &targets, self.config.label_smoothing)?;
-        let logits = logits.detach();
-        let loss = ops::affine(&ops::mean(&losses, &[])?, share, 0.0)?;
-        let values = losses.detach();
-        drop(losses);
-        let gradients = loss.backward()?;
-        stats.loss += values.to_vec::<f32>()?.iter().map(|&v| f64::from(v)).sum::<f64>();
-        let logits = logits.to_vec::<f32>()?;
-        ensure!(
-            logits.len() == n * classes,
-            "the model gave {} logits for {n} images",
-            logits.len()
-        );
-        for (row, &label) in logits.chunks(classes).zip(&labels) {
-            stats.correct += u64::from(argmax(row) == label);
         }
-        Ok((gradients, x))
     }
 }

@@ -54,15 +54,16 @@ pub fn ok(mut command: Command) -> String {
     stdout(&output)
 }
 
-/// Runs it; it must fail with one line, `error: ...`, which is returned.
+/// Runs it; it must fail with one line, `error: ...`, which is returned. Before it may stand which device
+/// was taken.
 pub fn refused(mut command: Command) -> String {
     let output = command.output().unwrap();
     let text = stderr(&output);
     let code = output.status.code();
     assert!(code == Some(1) || code == Some(2), "{command:?}: {code:?} {text}");
-    assert!(text.starts_with("error: "), "{command:?}: {text}");
-    assert_eq!(text.trim_end().lines().count(), 1, "{command:?}: {text}");
-    text.trim_end().to_string()
+    let lines = text.lines().skip_while(|line| line.starts_with("device: ")).collect::<Vec<_>>();
+    assert!(matches!(lines[..], [error] if error.starts_with("error: ")), "{command:?}: {text}");
+    lines[0].to_string()
 }
 
 /// The weights of the last save.

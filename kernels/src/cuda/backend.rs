@@ -1,8 +1,8 @@
 //! [`Backend`] for CUDA: every method hands over to the file of its kernel family.
 
 use super::{
-    Cuda, batch_norm, broadcast, conv2d, cross_entropy, describe, dropout, elementwise, matmul,
-    memory, movement, optimizer, pool2d, reduce, softmax,
+    Cuda, batch_norm, broadcast, conv2d, cross_entropy, describe, dropout, elementwise, graph,
+    matmul, memory, movement, optimizer, pool2d, reduce, softmax,
 };
 use crate::*;
 
@@ -19,6 +19,23 @@ impl Backend for Cuda {
         self.pool.upload(dtype, bytes)
     }
 
+    fn write(&self, x: &mut Buffer, bytes: &[u8]) -> Result<()> {
+        const OP: &str = "write";
+        self.own(OP, x)?;
+        check_bytes(OP, x, bytes)?;
+        if x.storage_mut().is_none() {
+            return Err(Error::argument(
+                OP,
+                "others hold the buffer too, and would see the change",
+            ));
+        }
+        self.pool.overwrite(self.own(OP, x)?, bytes)
+    }
+
+    fn record(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Box<dyn Recording>> {
+        graph::record(self, work)
+    }
+
     fn download(&self, x: &Buffer) -> Result<Vec<u8>> {
         let memory = self.own("download", x)?;
         let bytes = self.pool.download(memory, x.len() * x.dtype().size())?;
@@ -27,6 +44,8 @@ impl Backend for Cuda {
     }
 
     fn synchronize(&self) -> Result<()> {
+        self.pool
+            .refuse_in_recording("synchronize", "the host would wait for what does not run yet")?;
         self.context.synchronize("synchronize")?;
         self.indices.check()
     }

@@ -13,7 +13,8 @@ pub fn dropout(cuda: &Cuda, args: &DropoutArgs, x: &Buffer) -> Result<Buffer> {
     let y = cuda.output(dtype, n)?;
     let ([k0, k1], [c1, c2, c3]) = (args.stream.key, args.stream.counter);
     let params = Params::new().size(n).value([k0, k1, c1, c2, c3]).value(args.threshold());
-    let params = params.float(args.scale()).value(x).value(y.pointer());
+    let params = params.float(args.scale()).value(cuda.pool.recorded_steps());
+    let params = params.value(x).value(y.pointer());
     cuda.launch(OP, &DROPOUT, &format!("dropout_{dtype}_vector4"), vectors(n), params)?;
     Ok(y.done())
 }

@@ -13,7 +13,7 @@ const SLOTS: usize = 256;
 /// What a kernel leaves where it found nothing.
 const NONE: u64 = u64::MAX;
 
-/// What kernels handed over since the last check may have noted.
+/// What kernels may have noted. Words and slots stay for good, because recorded graphs go on using them.
 #[derive(Default)]
 struct Pending {
     /// One 64-bit word a slot: the position of the first bad index in its upper half, the index in its
@@ -57,14 +57,24 @@ impl Indices {
         }
         let next = pending.slots.len();
         let slot = *pending.slots.entry((op, bound)).or_insert(next);
+        let words = self.words(&mut pending)?;
+        let address = words + (slot * size_of::<u64>()) as u64;
+        Ok(Watch { address, _pending: pending })
+    }
+
+    /// Makes the words ready before a graph is recorded: its kernels go on writing to them.
+    pub fn prepare(&self) -> Result<()> {
+        self.words(&mut self.pending()).map(|_| ())
+    }
+
+    /// Address of the words.
+    fn words(&self, pending: &mut Pending) -> Result<u64> {
         if pending.words.is_none() {
             let words = self.pool.alloc(Dtype::F64, SLOTS)?;
             self.pool.set_bytes(&words, 0xFF)?;
             pending.words = Some(words);
         }
-        let words = pending.words.as_ref().expect("allocated above").pointer();
-        let address = words + (slot * size_of::<u64>()) as u64;
-        Ok(Watch { address, _pending: pending })
+        Ok(pending.words.as_ref().expect("allocated above").pointer())
     }
 
     /// Waits for the device if any kernel may have noted something, and reports the first bad index since the
@@ -74,15 +84,24 @@ impl Indices {
     }
 
     fn look(&self, pending: &mut Pending) -> Result<()> {
-        let Pending { words, slots } = std::mem::take(pending);
-        let Some(words) = words else { return Ok(()) };
-        let bytes = self.pool.download(&words, SLOTS * size_of::<u64>())?;
+        let Pending { words: Some(memory), slots } = pending else { return Ok(()) };
+        if slots.is_empty() {
+            return Ok(());
+        }
+        let bytes = self.pool.download(memory, SLOTS * size_of::<u64>())?;
         let words: Vec<u64> = bytemuck::pod_collect_to_vec(&bytes);
-        let mut slots: Vec<_> = slots.into_iter().collect();
-        slots.sort_by_key(|&(_, slot)| slot); // the op that was launched first
-        let found = slots.into_iter().find(|&(_, slot)| words[slot] != NONE);
-        let Some(((op, bound), slot)) = found else { return Ok(()) };
-        let index = i64::from(words[slot] as u32 as i32);
-        Err(Error::Index { op, index, position: (words[slot] >> 32) as usize, bound })
+        // The op that was launched first.
+        let bad =
+            slots.iter().filter(|&(_, &slot)| words[slot] != NONE).min_by_key(|&(_, &slot)| slot);
+        let bad = bad.map(|(&(op, bound), &slot)| (op, bound, words[slot]));
+        if bad.is_some() || slots.len() == SLOTS {
+            self.pool.set_bytes(memory, 0xFF)?;
+        }
+        if slots.len() == SLOTS {
+            slots.clear();
+        }
+        let Some((op, bound, word)) = bad else { return Ok(()) };
+        let index = i64::from(word as u32 as i32);
+        Err(Error::Index { op, index, position: (word >> 32) as usize, bound })
     }
 }

@@ -18,6 +18,7 @@ mod cross_entropy;
 mod dropout;
 mod elementwise;
 mod gemm;
+mod graph;
 mod indices;
 mod matmul;
 mod memory;

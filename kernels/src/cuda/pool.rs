@@ -26,10 +26,20 @@ struct Block {
     capacity: usize,
 }
 
+/// Free blocks by capacity.
+type Free = BTreeMap<usize, Vec<Block>>;
+
+/// The smallest free block that fits and is at most twice the request.
+fn take(free: &mut Free, capacity: usize) -> Option<Block> {
+    free.range_mut(capacity..=2 * capacity).find_map(|(_, blocks)| blocks.pop())
+}
+
 #[derive(Default)]
 struct State {
-    free: BTreeMap<usize, Vec<Block>>,
+    free: Free,
     free_uploads: BTreeMap<usize, Vec<(Block, Event)>>,
+    /// Whose memory is handed out while a graph is recorded.
+    recording: Option<Arc<Arena>>,
     stats: MemoryStats,
 }
 
@@ -76,10 +86,14 @@ impl Pool {
         state.stats.peak = state.stats.in_use;
     }
 
-    /// Gives the cached blocks back to the driver.
+    /// Gives the cached blocks back to the driver; not while recording, when that would become a part of the
+    /// graph.
     pub fn trim(&self) {
         let (free, uploads) = {
             let mut state = self.state();
+            if state.recording.is_some() {
+                return;
+            }
             state.stats.cached = 0;
             (std::mem::take(&mut state.free), std::mem::take(&mut state.free_uploads))
         };
@@ -114,11 +128,25 @@ impl Pool {
     pub fn alloc(self: &Arc<Self>, dtype: Dtype, len: usize) -> Result<CudaMemory> {
         let capacity = self.round_up(self.bytes(dtype, len)?);
         self.context.bind(OP)?;
+        let arena = self.state().recording.clone();
+        let again = arena.as_ref().and_then(|arena| take(&mut arena.kept().free, capacity));
+        let block = match again {
+            Some(block) => block,
+            None => self.block(capacity)?,
+        };
+        let owner = arena.map_or(Owner::Kernels, Owner::Graph);
+        let memory = CudaMemory { block: Some(block), owner, pool: self.clone() };
+        if self.options.poison {
+            self.set_bytes(&memory, 0xFF)?;
+        }
+        Ok(memory)
+    }
+
+    /// A block from the free list or else from the driver, counted as in use.
+    fn block(&self, capacity: usize) -> Result<Block> {
         let cached = {
             let mut state = self.state();
-            // The smallest free block that fits and is at most twice the request.
-            let mut lists = state.free.range_mut(capacity..=2 * capacity);
-            let block = lists.find_map(|(_, blocks)| blocks.pop());
+            let block = take(&mut state.free, capacity);
             state.stats.cached -= block.as_ref().map_or(0, |b| b.capacity);
             block
         };
@@ -127,11 +155,41 @@ impl Pool {
             None => self.ask_driver(capacity)?,
         };
         self.count(block.capacity);
-        let memory = CudaMemory::new(block, self.clone(), None);
-        if self.options.poison {
-            self.set_bytes(&memory, 0xFF)?;
+        Ok(block)
+    }
+
+    /// From now on until [`Pool::end_recording`], memory is the arena's. One graph at a time.
+    pub fn begin_recording(self: &Arc<Self>) -> Result<Arc<Arena>> {
+        let steps = self.block(self.round_up(size_of::<u32>()))?;
+        let arena =
+            Arc::new(Arena { steps: Some(steps), kept: Mutex::default(), pool: self.clone() });
+        let mut state = self.state();
+        if state.recording.is_some() {
+            drop(state); // the arena gives its word back
+            let detail = "another graph is being recorded on this device; finish that first";
+            return Err(Error::argument("record", detail));
         }
-        Ok(memory)
+        state.recording = Some(arena.clone());
+        Ok(arena)
+    }
+
+    /// See [`Pool::begin_recording`].
+    pub fn end_recording(&self) {
+        // Dropped after the lock: the last holder gives blocks back.
+        let _arena = self.state().recording.take();
+    }
+
+    /// Where the graph that is being recorded finds how many steps later it is replayed; 0 outside a recording.
+    pub fn recorded_steps(&self) -> u64 {
+        self.state().recording.as_ref().map_or(0, |arena| arena.steps())
+    }
+
+    /// Refuses what a graph cannot hold, while one is recorded.
+    pub fn refuse_in_recording(&self, op: &'static str, why: &str) -> Result<()> {
+        match self.state().recording {
+            Some(_) => Err(Error::argument(op, format!("cannot be recorded: {why}"))),
+            None => Ok(()),
+        }
     }
 
     /// Sets every byte of `memory`, in the order of the kernels.
@@ -152,6 +210,7 @@ impl Pool {
                 format!("{got} bytes are not a whole number of {dtype} ({size} bytes each)");
             return Err(Error::shape(OP, detail));
         }
+        self.refuse_in_recording(OP, "the bytes would be those of this moment; upload before")?;
         let len = bytes.len() / dtype.size();
         let capacity = self.round_up(bytes.len());
         let context = &self.context;
@@ -175,23 +234,47 @@ impl Pool {
         };
         event.make_wait(OP, context, context.copy)?;
         self.count(block.capacity);
-        let memory = CudaMemory::new(block, self.clone(), Some(event));
+        let owner = Owner::Uploads(event);
+        let memory = CudaMemory { block: Some(block), owner, pool: self.clone() };
         self.staging.upload(memory.pointer(), bytes)?;
         Ok(memory.into_buffer(dtype, len))
+    }
+
+    /// Copies host bytes over the first of `memory`, after the kernels handed in so far; those handed in later
+    /// see them.
+    pub fn overwrite(&self, memory: &CudaMemory, bytes: &[u8]) -> Result<()> {
+        const OP: &str = "write";
+        assert!(bytes.len() <= memory.block().capacity, "a buffer is not larger than its memory");
+        self.refuse_in_recording(OP, "the bytes would be those of this moment; write before")?;
+        let context = &self.context;
+        let event = Event::new(OP, context)?;
+        event.record(OP, context, context.compute)?;
+        event.make_wait(OP, context, context.copy)?;
+        self.staging.upload(memory.pointer(), bytes)
     }
 
     /// Copies the first `bytes` of `memory` to the host, after all that was handed in so far.
     pub fn download(&self, memory: &CudaMemory, bytes: usize) -> Result<Vec<u8>> {
         assert!(bytes <= memory.block().capacity, "a buffer is not larger than its memory");
+        self.refuse_in_recording("download", "the host would wait for what does not run yet")?;
         let mut out = vec![0; bytes];
         self.staging.download(memory.pointer(), &mut out)?;
         Ok(out)
     }
 
     fn ask_driver(&self, capacity: usize) -> Result<Block> {
+        let recording = self.state().recording.is_some();
         let ask = || {
             let context = &self.context;
             match context.cuda.has_async_alloc() {
+                // The compute stream would note the allocation in the graph; the other one has it made now.
+                // SAFETY: capacity is at least 1; the block's only owner frees it. The host waits for the
+                // stream, so that the memory is there for all streams.
+                true if recording => unsafe {
+                    let made = result::malloc_async(context.copy, capacity)?;
+                    result::stream::synchronize(context.copy)?;
+                    Ok(made)
+                },
                 // SAFETY: capacity is at least 1; the block's only owner frees it, on the same stream.
                 true => unsafe { result::malloc_async(context.compute, capacity) },
                 // SAFETY: as above.
@@ -199,7 +282,7 @@ impl Pool {
             }
         };
         let mut answer = ask();
-        if answer.is_err_and(|e| e.0 == CUresult::CUDA_ERROR_OUT_OF_MEMORY) {
+        if answer.is_err_and(|e| e.0 == CUresult::CUDA_ERROR_OUT_OF_MEMORY) && !recording {
             self.trim();
             self.context.synchronize(OP)?; // the driver has it back only then
             answer = ask();
@@ -234,19 +317,24 @@ impl Pool {
     }
 
     /// Takes a block back whose buffer was dropped.
-    fn give_back(&self, block: Block, event: Option<Event>) {
+    fn give_back(&self, block: Block, owner: Owner) {
+        let kept = match &owner {
+            Owner::Graph(arena) => {
+                return arena.kept().free.entry(block.capacity).or_default().push(block);
+            }
+            _ => self.state().recording.clone(),
+        };
+        if let Some(arena) = kept {
+            // Kernels that were recorded may use it at every replay.
+            return arena.kept().olds.push((block, owner));
+        }
         let capacity = block.capacity;
         self.state().stats.in_use -= capacity;
         if self.options.exact {
             return self.free(block);
         }
-        match event {
-            None => {
-                let mut state = self.state();
-                state.free.entry(capacity).or_default().push(block);
-                state.stats.cached += capacity;
-            }
-            Some(event) => {
+        match owner {
+            Owner::Uploads(event) => {
                 let context = &self.context;
                 // If the event cannot be recorded, nobody could know when the block is free.
                 let recorded =
@@ -256,6 +344,11 @@ impl Pool {
                 }
                 let mut state = self.state();
                 state.free_uploads.entry(capacity).or_default().push((block, event));
+                state.stats.cached += capacity;
+            }
+            _ => {
+                let mut state = self.state();
+                state.free.entry(capacity).or_default().push(block);
                 state.stats.cached += capacity;
             }
         }
@@ -268,19 +361,63 @@ impl Drop for Pool {
     }
 }
 
+/// The memory of one recorded graph: blocks allocated while it was recorded, used again within it in the order
+/// of its kernels, and blocks that were dropped meanwhile. None is given to anybody else until the graph and
+/// all buffers in these blocks are gone.
+pub struct Arena {
+    /// A u32: how many steps after the recording the graph runs.
+    steps: Option<Block>,
+    kept: Mutex<Kept>,
+    pool: Arc<Pool>,
+}
+
+#[derive(Default)]
+struct Kept {
+    free: Free,
+    /// Older than the recording.
+    olds: Vec<(Block, Owner)>,
+}
+
+impl Arena {
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// Address of the number of steps.
+    pub fn steps(&self) -> u64 {
+        self.steps.as_ref().expect("taken only in drop").pointer
+    }
+}
+
+impl Drop for Arena {
+    fn drop(&mut self) {
+        let kept = std::mem::take(self.kept.get_mut().unwrap_or_else(|e| e.into_inner()));
+        let new = kept.free.into_values().flatten().chain(self.steps.take());
+        let new = new.map(|block| (block, Owner::Kernels));
+        for (block, owner) in new.chain(kept.olds) {
+            self.pool.give_back(block, owner);
+        }
+    }
+}
+
+/// Who writes to a block, hence when it may be given out again.
+enum Owner {
+    /// Kernels, in the order of the compute stream.
+    Kernels,
+    /// Uploads, beside the kernels; the event says when the last kernel that could use it is done.
+    Uploads(Event),
+    /// The kernels of a graph.
+    Graph(Arc<Arena>),
+}
+
 /// One block of a [`Pool`]; returns to it when dropped.
 pub struct CudaMemory {
     block: Option<Block>,
-    /// Of memory that uploads write.
-    event: Option<Event>,
+    owner: Owner,
     pool: Arc<Pool>,
 }
 
 impl CudaMemory {
-    fn new(block: Block, pool: Arc<Pool>, event: Option<Event>) -> CudaMemory {
-        CudaMemory { block: Some(block), event, pool }
-    }
-
     fn block(&self) -> &Block {
         self.block.as_ref().expect("taken only in drop")
     }
@@ -311,6 +448,10 @@ impl CudaMemory {
     pub fn update(op: &'static str, pool: &Arc<Pool>, x: &mut Buffer) -> Result<u64> {
         if x.storage_mut().is_none() {
             let old = CudaMemory::of(x).expect("checked by the caller");
+            if !matches!(old.owner, Owner::Graph(_)) {
+                let why = "the buffer that it changes is held by others, so it would change a copy";
+                pool.refuse_in_recording(op, why)?;
+            }
             let new = pool.alloc(x.dtype(), x.len())?;
             let (bytes, context) = (x.len() * x.dtype().size(), &pool.context);
             context.bind(op)?;
@@ -344,7 +485,7 @@ impl Storage for CudaMemory {
 impl Drop for CudaMemory {
     fn drop(&mut self) {
         if let Some(block) = self.block.take() {
-            self.pool.give_back(block, self.event.take());
+            self.pool.give_back(block, std::mem::replace(&mut self.owner, Owner::Kernels));
         }
     }
 }

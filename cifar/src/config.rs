@@ -134,8 +134,8 @@ settings! {
     /// Device: cpu, cuda, cuda:N, softcuda or reference [default: cuda where a GPU is, else cpu]
     #[arg(long)]
     device: String = crate::device::best().to_string();
-    /// Number format of activations: f32, bf16, or on GPUs f16, whose losses are scaled so that gradients
-    /// do not become 0; weights, statistics and gradients of weights stay f32
+    /// Number format of activations: f32, bf16, or f16, whose losses are scaled so that gradients do not
+    /// become 0; weights, statistics and gradients of weights stay f32
     #[arg(long)]
     precision: String = "f32".to_string();
     /// Record the forward and backward pass once and replay it, where the device can (CUDA graphs): the same

@@ -169,6 +169,9 @@ impl Trainer {
             "--graph records steps of one batch, but --accumulate is {}",
             config.accumulate
         );
+        if config.graph {
+            compute.backend.record(&mut || Ok(()))?; // says so now if the device cannot
+        }
         let (train, test) = load_data(&config)?;
         let fingerprint = format!("{}-{}", train.fingerprint()?, test.fingerprint()?);
         let (mean, std) = normalisation(&config, &train)?;
@@ -537,31 +540,4 @@ impl Trainer {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::config::Overrides;
-
-    #[test]
-    fn a_signal_after_the_last_epoch_asks_for_no_resume() {
-        let dir = tempfile::tempdir().unwrap();
-        let compute = Compute::open("cpu", Some(1)).unwrap();
-        let config = Overrides {
-            model: Some("simple-cnn-gap".into()),
-            synthetic_train: Some(20),
-            synthetic_test: Some(10),
-            batch: Some(10),
-            epochs: Some(1),
-            ..Default::default()
-        };
-        let start = Start::New(Some(dir.path().join("run")));
-        let limits = Limits { max_steps: None, quiet: true };
-        let (config, stop) = (config.resolve().unwrap(), Stop::default());
-        let mut trainer = Trainer::new(&compute, config, start, limits, stop.clone()).unwrap();
-        assert_eq!(trainer.train().unwrap(), 0);
-        stop.raise(signal_hook::consts::SIGINT);
-        assert_eq!(trainer.must_stop().unwrap(), None);
-        assert_eq!(trainer.train().unwrap(), 130);
-        let log = std::fs::read_to_string(dir.path().join("run/log.txt")).unwrap();
-        assert!(!log.contains("--resume") && log.matches("best   epoch 1").count() == 2, "{log}");
-    }
-}
+mod tests;

@@ -84,7 +84,7 @@ impl Progress {
             if best { "  best" } else { "" }
         );
         let line = match row.skipped {
-            Some(steps) if steps > 0 => format!("{line}  {steps} steps skipped (f16 overflow)"),
+            Some(steps) if steps > 0 => format!("{line}  {steps} skipped (f16 overflow)"),
             _ => line,
         };
         self.line(run, &line);
@@ -98,7 +98,7 @@ impl Progress {
         let state = || {
             let skipped = match sums.skipped {
                 0 => String::new(),
-                steps => format!(", {steps} steps skipped"),
+                steps => format!(", {steps} skipped"),
             };
             format!(
                 "loss {:.4}, acc {:.2} %, lr {:.2e}, norm {:.2}, {:.0} img/s{skipped}",

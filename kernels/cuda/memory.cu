@@ -3,11 +3,22 @@
 //   fill_b<bits>_vector4            y = a constant of that many bits, whatever its type
 //   cast_<from>_to_<to>_vector4     y = x in another dtype: to floats rounded to nearest even, once; to integers
 //                                   rounded to nearest even and saturating, 0 for NaN
+//   fill_bad_indices                see below
 //
 // One thread takes 4 neighbouring elements. Limit: memory.
 
 #include "args.cuh"
 #include "half.cuh"
+
+// Where kernels note bad labels and indices, a word an op and bound (kernels/src/cuda/indices.rs). Here, because it
+// stays where it is as long as the backend lives.
+constexpr u32 INDEX_WORDS = 256;
+extern "C" {
+__device__ u64 bad_indices[INDEX_WORDS];
+
+// One block of INDEX_WORDS threads: nothing is noted.
+__global__ void fill_bad_indices() { bad_indices[threadIdx.x] = ~u64(0); }
+}
 
 typedef unsigned char b8;
 typedef unsigned short b16;

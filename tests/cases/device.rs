@@ -59,13 +59,15 @@ pub fn cases() -> Vec<Case> {
             let be = x[0].backend();
             let bytes = be.download(x[0].buffer())?;
             let again = Tensor::new(be, be.upload(x[0].dtype(), &bytes)?, x[0].shape())?;
+            let mut written = x[0].filled_like(0.0)?;
+            be.write(written.buffer_mut(), &bytes)?;
             be.synchronize()?;
             let before = be.memory();
             be.reset_peak();
             assert!(before.in_use > 0 && be.memory().peak <= before.peak.max(be.memory().in_use));
             be.trim(); // Other cases may run on this backend: nothing can be said of what is left.
             assert!(!be.description().is_empty());
-            Ok(vec![again])
+            Ok(vec![again, written])
         })
         .tolerance(Tolerance::EXACT)
         .forward_only(),

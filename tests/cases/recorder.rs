@@ -43,6 +43,8 @@ forward! {
     fn description() -> String;
     fn choices() -> Vec<String>;
     fn upload(dtype: Dtype, bytes: &[u8]) -> Result<Buffer>;
+    fn write(x: &mut Buffer, bytes: &[u8]) -> Result<()>;
+    fn record(work: &mut dyn FnMut() -> Result<()>) -> Result<Box<dyn Recording>>;
     fn download(x: &Buffer) -> Result<Vec<u8>>;
     fn fill(dtype: Dtype, len: usize, value: f64) -> Result<Buffer>;
     fn cast(x: &Buffer, dtype: Dtype) -> Result<Buffer>;

@@ -38,7 +38,7 @@ impl Backend for Cuda {
 
     fn download(&self, x: &Buffer) -> Result<Vec<u8>> {
         let memory = self.own("download", x)?;
-        let bytes = self.pool.download(memory, x.len() * x.dtype().size())?;
+        let bytes = self.pool.download(memory.pointer(), x.len() * x.dtype().size())?;
         self.indices.check()?;
         Ok(bytes)
     }

@@ -4,11 +4,17 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use super::pool::{CudaMemory, Pool};
-use crate::{Dtype, Error, Result};
+use super::modules::{Grid, MEMORY, Modules, Params};
+use super::pool::Pool;
+use crate::{Error, Result};
 
 /// Kinds of checks (an op with its bound) that can wait for an answer at once.
 const SLOTS: usize = 256;
+
+/// Of all their words.
+const BYTES: usize = SLOTS * size_of::<u64>();
+
+const OP: &str = "indices";
 
 /// What a kernel leaves where it found nothing.
 const NONE: u64 = u64::MAX;
@@ -16,10 +22,10 @@ const NONE: u64 = u64::MAX;
 /// What kernels may have noted. Words and slots stay for good, because recorded graphs go on using them.
 #[derive(Default)]
 struct Pending {
-    /// One 64-bit word a slot: the position of the first bad index in its upper half, the index in its
+    /// Address of one 64-bit word a slot, a global of memory.cu: the position of the first bad index in its upper half, the index in its
     /// lower. Kernels keep the smallest with an integer `atomicMin` (`note_bad_index` in
     /// kernels/cuda/args.cuh), so that the report does not depend on the order of the threads.
-    words: Option<CudaMemory>,
+    words: Option<u64>,
     /// The slot of each op and bound.
     slots: HashMap<(&'static str, usize), usize>,
 }
@@ -27,6 +33,7 @@ struct Pending {
 /// The checks of one backend.
 pub struct Indices {
     pending: Mutex<Pending>,
+    modules: Arc<Modules>,
     pool: Arc<Pool>,
 }
 
@@ -39,9 +46,9 @@ pub struct Watch<'a> {
 }
 
 impl Indices {
-    /// Nothing is allocated before it is needed.
-    pub fn new(pool: Arc<Pool>) -> Indices {
-        Indices { pending: Mutex::default(), pool }
+    /// Nothing is loaded before it is needed.
+    pub fn new(modules: Arc<Modules>, pool: Arc<Pool>) -> Indices {
+        Indices { pending: Mutex::default(), modules, pool }
     }
 
     fn pending(&self) -> MutexGuard<'_, Pending> {
@@ -69,12 +76,19 @@ impl Indices {
 
     /// Address of the words.
     fn words(&self, pending: &mut Pending) -> Result<u64> {
-        if pending.words.is_none() {
-            let words = self.pool.alloc(Dtype::F64, SLOTS)?;
-            self.pool.set_bytes(&words, 0xFF)?;
-            pending.words = Some(words);
+        const NAME: &str = "bad_indices";
+        if let Some(words) = pending.words {
+            return Ok(words);
         }
-        Ok(pending.words.as_ref().expect("allocated above").pointer())
+        let words = self.modules.global(OP, &MEMORY, NAME, BYTES)?;
+        self.reset()?;
+        Ok(*pending.words.insert(words))
+    }
+
+    /// Nothing is noted, for the kernels from here on.
+    fn reset(&self) -> Result<()> {
+        let grid = Grid::linear(SLOTS, SLOTS as u32);
+        self.modules.launch(OP, &MEMORY, "fill_bad_indices", grid, Params::new())
     }
 
     /// Waits for the device if any kernel may have noted something, and reports the first bad index since the
@@ -84,18 +98,18 @@ impl Indices {
     }
 
     fn look(&self, pending: &mut Pending) -> Result<()> {
-        let Pending { words: Some(memory), slots } = pending else { return Ok(()) };
+        let Pending { words: Some(address), slots } = pending else { return Ok(()) };
         if slots.is_empty() {
             return Ok(());
         }
-        let bytes = self.pool.download(memory, SLOTS * size_of::<u64>())?;
+        let bytes = self.pool.download(*address, BYTES)?;
         let words: Vec<u64> = bytemuck::pod_collect_to_vec(&bytes);
         // The op that was launched first.
         let bad =
             slots.iter().filter(|&(_, &slot)| words[slot] != NONE).min_by_key(|&(_, &slot)| slot);
         let bad = bad.map(|(&(op, bound), &slot)| (op, bound, words[slot]));
         if bad.is_some() || slots.len() == SLOTS {
-            self.pool.set_bytes(memory, 0xFF)?;
+            self.reset()?;
         }
         if slots.len() == SLOTS {
             slots.clear();

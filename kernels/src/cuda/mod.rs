@@ -64,7 +64,7 @@ pub struct CudaOptions {
 /// The CUDA backend, on one device.
 pub struct Cuda {
     // In the order in which they must go: modules and memory before the context.
-    modules: Modules,
+    modules: Arc<Modules>,
     indices: Indices,
     pool: Arc<Pool>,
     context: Arc<Context>,
@@ -136,8 +136,8 @@ impl Cuda {
         let context = Arc::new(Context::open(device)?);
         let pool = PoolOptions { poison: options.poison, exact: options.exact_allocations };
         let pool = Pool::new(context.clone(), pool);
-        let modules = Modules::new(context.clone());
-        let indices = Indices::new(pool.clone());
+        let modules = Arc::new(Modules::new(context.clone()));
+        let indices = Indices::new(modules.clone(), pool.clone());
         let first_rung = options.first_rung;
         let matmul = forced(options.matmul, "TILEGRAD_CUDA_MATMUL")?;
         let matmul = matmul.or(first_rung.then_some(MatmulAlgorithm::Naive));

@@ -181,6 +181,16 @@ struct Loaded {
     functions: HashMap<String, Function>,
 }
 
+/// The driver's error, with what it is about.
+fn named(e: Error, what: String) -> Error {
+    match e {
+        Error::Driver { op, device, detail } => {
+            Error::Driver { op, device, detail: format!("{what}: {detail}") }
+        }
+        other => other,
+    }
+}
+
 /// The modules of one device.
 pub struct Modules {
     loaded: Mutex<Loaded>,
@@ -198,24 +208,7 @@ impl Modules {
         if let Some(&function) = loaded.functions.get(kernel) {
             return Ok(function);
         }
-        let named = |e: Error, what: String| match e {
-            Error::Driver { op, device, detail } => {
-                Error::Driver { op, device, detail: format!("{what}: {detail}") }
-            }
-            other => other,
-        };
-        let module = match loaded.modules.get(family.name) {
-            Some(&module) => module,
-            None => {
-                let ptx = CString::new(family.ptx).expect("PTX is text");
-                // SAFETY: a C string of PTX, which the driver reads before it returns.
-                let answer = unsafe { result::module::load_data(ptx.as_ptr().cast()) };
-                let module = self.context.checked(op, answer);
-                let module = Module(module.map_err(|e| named(e, format!("{}.ptx", family.name)))?);
-                loaded.modules.insert(family.name, module);
-                module
-            }
-        };
+        let module = self.module(op, &mut loaded, family)?;
         let name = CString::new(kernel).expect("a name has no NUL");
         // SAFETY: the module was loaded above and is never unloaded while `self` lives.
         let answer = unsafe { result::module::get_function(module.0, name) };
@@ -224,6 +217,41 @@ impl Modules {
             Function(function.map_err(|e| named(e, format!("{}.ptx, {kernel}", family.name)))?);
         loaded.functions.insert(kernel.to_string(), function);
         Ok(function)
+    }
+
+    /// The module of a family, which is loaded if it was not yet.
+    fn module(&self, op: &'static str, loaded: &mut Loaded, family: &Family) -> Result<Module> {
+        if let Some(&module) = loaded.modules.get(family.name) {
+            return Ok(module);
+        }
+        let ptx = CString::new(family.ptx).expect("PTX is text");
+        // SAFETY: a C string of PTX, which the driver reads before it returns.
+        let answer = unsafe { result::module::load_data(ptx.as_ptr().cast()) };
+        let module = self.context.checked(op, answer);
+        let module = Module(module.map_err(|e| named(e, format!("{}.ptx", family.name)))?);
+        loaded.modules.insert(family.name, module);
+        Ok(module)
+    }
+
+    /// Address of a global variable of `bytes` bytes, which stays the same.
+    pub fn global(
+        &self,
+        op: &'static str,
+        family: &Family,
+        name: &str,
+        bytes: usize,
+    ) -> Result<u64> {
+        self.context.bind(op)?;
+        let mut loaded = self.loaded.lock().unwrap_or_else(|e| e.into_inner());
+        let module = self.module(op, &mut loaded, family)?;
+        let variable = CString::new(name).expect("a name has no NUL");
+        // SAFETY: the module was loaded above and is never unloaded while `self` lives.
+        let answer = unsafe { result::module::get_global(module.0, variable) };
+        let found = self.context.checked(op, answer);
+        let (address, size) =
+            found.map_err(|e| named(e, format!("{}.ptx, {name}", family.name)))?;
+        assert_eq!(size, bytes, "{name} in {}.cu", family.name);
+        Ok(address)
     }
 
     /// Hands a kernel to the compute stream. `op` is named in errors.

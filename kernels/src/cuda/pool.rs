@@ -137,7 +137,7 @@ impl Pool {
         let owner = arena.map_or(Owner::Kernels, Owner::Graph);
         let memory = CudaMemory { block: Some(block), owner, pool: self.clone() };
         if self.options.poison {
-            self.set_bytes(&memory, 0xFF)?;
+            self.set_bytes(memory.pointer(), 0xFF, memory.block().capacity)?;
         }
         Ok(memory)
     }
@@ -192,12 +192,11 @@ impl Pool {
         }
     }
 
-    /// Sets every byte of `memory`, in the order of the kernels.
-    pub fn set_bytes(&self, memory: &CudaMemory, byte: u8) -> Result<()> {
+    /// Sets `bytes` bytes of the device's memory, in the order of the kernels; all must be the caller's.
+    fn set_bytes(&self, address: u64, byte: u8, bytes: usize) -> Result<()> {
         self.context.bind(OP)?;
-        let (pointer, bytes) = (memory.pointer(), memory.block().capacity);
-        // SAFETY: the block has that many bytes.
-        let answer = unsafe { result::memset_d8_async(pointer, byte, bytes, self.context.compute) };
+        // SAFETY: the callers pass blocks that they hold, with their sizes.
+        let answer = unsafe { result::memset_d8_async(address, byte, bytes, self.context.compute) };
         self.context.checked(OP, answer)
     }
 
@@ -253,12 +252,12 @@ impl Pool {
         self.staging.upload(memory.pointer(), bytes)
     }
 
-    /// Copies the first `bytes` of `memory` to the host, after all that was handed in so far.
-    pub fn download(&self, memory: &CudaMemory, bytes: usize) -> Result<Vec<u8>> {
-        assert!(bytes <= memory.block().capacity, "a buffer is not larger than its memory");
+    /// Copies bytes of the device's memory, all of them the caller's, to the host, after all that was handed in
+    /// so far.
+    pub fn download(&self, address: u64, bytes: usize) -> Result<Vec<u8>> {
         self.refuse_in_recording("download", "the host would wait for what does not run yet")?;
         let mut out = vec![0; bytes];
-        self.staging.download(memory.pointer(), &mut out)?;
+        self.staging.download(address, &mut out)?;
         Ok(out)
     }
 

@@ -119,7 +119,7 @@ fn bench_prints_one_line_with_the_keys_of_the_peer_script() {
         assert!(value["peer"].as_str().unwrap().starts_with("tilegrad "));
         assert_eq!((&value["mode"], &value["batch"]), (&Value::from(mode), &Value::from(4)));
     }
-    for flags in [["--batch", "0"], ["--steps", "0"], ["--dtype", "f16"], ["--model", "vgg"]] {
+    for flags in [["--batch", "0"], ["--steps", "0"], ["--dtype", "f64"], ["--model", "vgg"]] {
         let mut command = cifar(dir.path(), &["bench"]);
         if flags[0] != "--model" {
             command.args(["--model", "resnet20"]);

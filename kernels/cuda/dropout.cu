@@ -4,7 +4,8 @@
 //
 // Being linear, it is its own backward pass. One thread takes 4 neighbouring elements, which is one Philox block: the
 // same bits as on the CPU, whatever the grid. In a recorded graph, `later` points to the number of steps since the
-// recording, by which the stream moves on; it is null elsewhere. Limit: memory, and some 70 integer instructions a block.
+// recording, by which the stream moves on; it is null elsewhere.
+// Limit: memory, and some 70 integer instructions a block.
 
 #include "args.cuh"
 #include "half.cuh"

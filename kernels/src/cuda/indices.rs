@@ -22,9 +22,9 @@ const NONE: u64 = u64::MAX;
 /// What kernels may have noted. Words and slots stay for good, because recorded graphs go on using them.
 #[derive(Default)]
 struct Pending {
-    /// Address of one 64-bit word a slot, a global of memory.cu: the position of the first bad index in its upper half, the index in its
-    /// lower. Kernels keep the smallest with an integer `atomicMin` (`note_bad_index` in
-    /// kernels/cuda/args.cuh), so that the report does not depend on the order of the threads.
+    /// Address of one 64-bit word a slot, a global of memory.cu: the position of the first bad index in its upper
+    /// half, the index in its lower. Kernels keep the smallest with an integer `atomicMin` (`note_bad_index`
+    /// in kernels/cuda/args.cuh), so that the report does not depend on the order of the threads.
     words: Option<u64>,
     /// The slot of each op and bound.
     slots: HashMap<(&'static str, usize), usize>,

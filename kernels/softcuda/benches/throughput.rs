@@ -89,6 +89,9 @@ fn matrix() -> String {
         .into()
 }
 
+/// Seconds of a measurement.
+const SPAN: f64 = 0.3;
+
 fn main() {
     let cases = [
         ("arithmetic", arithmetic(), 64),
@@ -120,17 +123,23 @@ fn main() {
             }
             let launch = Launch { grid: [blocks, 1, 1], block: [256, 1, 1], shared_bytes: 0 };
             let (px, py) = (x.to_le_bytes(), y.to_le_bytes());
-            let mut times: Vec<f64> = (0..5)
-                .map(|_| {
-                    let start = seconds();
-                    let profile =
-                        device.launch(&k, launch, &[&px, &py]).unwrap_or_else(|e| panic!("{e}"));
-                    lanes = lanes.max(profile.total().lanes);
-                    seconds() - start
-                })
-                .collect();
+            let mut run = || {
+                let done = device.launch(&k, launch, &[&px, &py]).unwrap_or_else(|e| panic!("{e}"));
+                lanes = lanes.max(done.total().lanes);
+            };
+            run();
+            // The clock of a thread moves in steps of milliseconds: each of five times is of many launches.
+            let times = (0..5).map(|_| {
+                let (start, mut launches) = (seconds(), 0);
+                while seconds() - start < SPAN {
+                    run();
+                    launches += 1;
+                }
+                (seconds() - start) / f64::from(launches)
+            });
+            let mut times: Vec<f64> = times.collect();
             times.sort_by(f64::total_cmp);
-            let rate = lanes as f64 / times[0] / 1e6;
+            let rate = lanes as f64 / times[times.len() / 2] / 1e6;
             let cell = format!("{rate:>10.0} M/s  ");
             line = if count { cell } else { format!("{}{cell}", std::mem::take(&mut line)) };
         }

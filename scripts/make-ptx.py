@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Compiles kernels/cuda/*.cu to kernels/ptx/*.ptx with NVRTC, and checks what is there.
+"""Compiles kernels/cuda/*.cu to kernels/ptx/*.ptx with NVRTC, and checks what is there. The same for the planted faults
+in kernels/softcuda/tests/faults/, whose PTX lies beside them and names the lines that it comes from.
 
     scripts/make-ptx.py              compile every source whose PTX is missing or stale
     scripts/make-ptx.py matmul ...   only these; --force compiles even what is fresh
@@ -25,9 +26,11 @@ import tempfile
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SOURCES = ROOT / "kernels" / "cuda"
 PTX = ROOT / "kernels" / "ptx"
+FAULTS = ROOT / "kernels" / "softcuda" / "tests" / "faults"
 NVRTC_VERSION = "12.0.140"
 NVCC_VERSION = "12.9.86"
 FLAGS = ["--gpu-architecture=compute_80", "--std=c++17"]
+LINES = "--generate-line-info"
 ARCHITECTURES = ["sm_80", "sm_90"]
 
 
@@ -49,6 +52,15 @@ def wheel(package, version, relative):
     return pathlib.Path(metadata.distribution(package).locate_file(relative))
 
 
+def flags(source):
+    return [*FLAGS, LINES] if source.parent == FAULTS else FLAGS
+
+
+def target(source):
+    folder = FAULTS if source.parent == FAULTS else PTX
+    return folder / f"{source.stem}.ptx"
+
+
 def inputs(source):
     """The source and every header of ours that it includes, directly or not, in order of first mention."""
     found, queue = [], [source]
@@ -65,7 +77,7 @@ def inputs(source):
 
 def digest(source):
     """SHA-256 of the flags, the compiler's version, and each input's name, length and bytes."""
-    hash = hashlib.sha256(f"{' '.join(FLAGS)}\nnvrtc {NVRTC_VERSION}\n".encode())
+    hash = hashlib.sha256(f"{' '.join(flags(source))}\nnvrtc {NVRTC_VERSION}\n".encode())
     for path in inputs(source):
         data = path.read_bytes()
         hash.update(f"{path.name} {len(data)}\n".encode())
@@ -76,7 +88,7 @@ def digest(source):
 def header(source):
     return (f"// {source.name} compiled by scripts/make-ptx.py: edit that, not this.\n"
             f"// sha256 {digest(source)}\n"
-            f"// nvrtc {NVRTC_VERSION} {' '.join(FLAGS)}\n")
+            f"// nvrtc {NVRTC_VERSION} {' '.join(flags(source))}\n")
 
 
 class Nvrtc:
@@ -108,7 +120,7 @@ class Nvrtc:
                           0, None, None)
         if error:
             fail(f"{source.name}: {error}")
-        options = [*FLAGS, f"--include-path={SOURCES}"]
+        options = [*flags(source), f"--include-path={SOURCES}"]
         array = (ctypes.c_char_p * len(options))(*[o.encode() for o in options])
         error = self.call("nvrtcCompileProgram", program, len(options), array)
         log = self.text("ProgramLog", program).strip()
@@ -120,8 +132,8 @@ class Nvrtc:
 
 
 def is_fresh(source):
-    target = PTX / f"{source.stem}.ptx"
-    return target.exists() and target.read_text("utf-8").startswith(header(source))
+    ptx = target(source)
+    return ptx.exists() and ptx.read_text("utf-8").startswith(header(source))
 
 
 def compile_all(sources, force):
@@ -138,14 +150,16 @@ def compile_all(sources, force):
         body = ptx[ptx.index(".version"):].rstrip("\0\n ") + "\n"
         body = re.sub(r"^\.global .*_INTERNAL_\w*nv6target.*;\n", "", body, flags=re.M)
         assert "nv6target" not in body, f"{source.name}: a constant of <nv/target> is used after all"
-        (PTX / f"{source.stem}.ptx").write_text(header(source) + body, "utf-8")
+        # Lines belong to a file wherever that lies.
+        body = re.sub(r'^(\t\.file\s+\d+ )"[^"]*?([^"/]*)".*$', r'\1"\2"', body, flags=re.M)
+        target(source).write_text(header(source) + body, "utf-8")
         print(f"{source.name}: {len(body)} bytes, {body.count('.entry ')} kernels")
 
 
 def check(sources):
     stale = [s.name for s in sources if not is_fresh(s)]
-    names = {s.stem for s in sources}
-    orphans = [p.name for p in sorted(PTX.glob("*.ptx")) if p.stem not in names]
+    made = {target(s) for s in sources}
+    orphans = [p.name for p in [*sorted(PTX.glob("*.ptx")), *sorted(FAULTS.glob("*.ptx"))] if p not in made]
     if stale:
         fail(f"PTX is missing or older than its source: {', '.join(stale)}; run scripts/make-ptx.py")
     if orphans:
@@ -178,7 +192,7 @@ def ptxas_table(sources):
     print(f"Registers a thread, static shared memory a block and spilled bytes, by ptxas {NVCC_VERSION}.\n")
     print("| file | kernel | registers sm_80 | sm_90 | shared bytes | spilled bytes |\n|-|-|-:|-:|-:|-:|")
     for source in sources:
-        path = PTX / f"{source.stem}.ptx"
+        path = target(source)
         old, new = ({row[0]: row[1:] for row in assemble(path, a, ptxas)} for a in ARCHITECTURES)
         for kernel in sorted(old):
             spills = old[kernel][2] + new[kernel][2]
@@ -195,16 +209,16 @@ def main():
     parser.add_argument("--check", action="store_true", help="compile nothing; fail if anything is stale")
     parser.add_argument("--ptxas", action="store_true", help="assemble all; fail on spills")
     arguments = parser.parse_args()
-    sources = sorted(SOURCES.glob("*.cu"))
+    sources = [*sorted(SOURCES.glob("*.cu")), *sorted(FAULTS.glob("*.cu"))]
     if arguments.families:
         known = {s.stem for s in sources}
         if unknown := set(arguments.families) - known:
-            fail(f"no kernels/cuda/{sorted(unknown)[0]}.cu; there are {', '.join(sorted(known))}")
+            fail(f"no {sorted(unknown)[0]}.cu; there are {', '.join(sorted(known))}")
         sources = [s for s in sources if s.stem in arguments.families]
     if arguments.check:
         check(sources)
     elif arguments.ptxas:
-        ptxas_table(sources)
+        ptxas_table([s for s in sources if s.parent == SOURCES])
     else:
         compile_all(sources, arguments.force)
 

@@ -1,5 +1,5 @@
-//! What the CUDA backend does besides computing: loading, memory, errors that come late. On softcuda, or on
-//! the GPU if `TILEGRAD_CUDA_TESTS=cuda` says so; skipped by name where neither is.
+//! What the CUDA backend does besides computing: loading, memory, errors that come late. On the GPU
+//! where there is one, or else on softcuda (`TILEGRAD_REQUIRE` chooses); skipped by name where neither is.
 
 use tilegrad::cuda_device;
 use tilegrad_kernels::cuda::{Cuda, CudaOptions};

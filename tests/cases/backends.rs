@@ -73,7 +73,7 @@ pub fn default_backends() -> &'static [TestBackend] {
     static LIST: OnceLock<Vec<TestBackend>> = OnceLock::new();
     LIST.get_or_init(|| {
         let mut list = vec![reference(Dtype::F32)];
-        for isa in f32_isas() {
+        for isa in f32_isas().filter(|&isa| is_wanted_on(isa)) {
             match cpu_with(isa, 2, None) {
                 Some(backend) => list.push(backend),
                 None => eprintln!("SKIPPED cpu/{isa}: this processor does not have it"),
@@ -89,7 +89,7 @@ pub fn exact_backends() -> &'static [TestBackend] {
     static LIST: OnceLock<Vec<TestBackend>> = OnceLock::new();
     LIST.get_or_init(|| {
         let mut list = vec![reference(Dtype::F32)];
-        for isa in f32_isas() {
+        for isa in f32_isas().filter(|&isa| is_wanted_on(isa)) {
             for algorithm in EXACT_ALGORITHMS {
                 list.extend(cpu_with(isa, 2, Some(algorithm)));
             }
@@ -113,14 +113,16 @@ pub fn at(on: TestBackend, dtype: Dtype) -> TestBackend {
 pub fn half_backends() -> &'static [TestBackend] {
     static LIST: OnceLock<Vec<TestBackend>> = OnceLock::new();
     LIST.get_or_init(|| {
-        for isa in Isa::ALL.into_iter().filter(|isa| !isa.is_available()) {
+        let wanted = || Isa::ALL.into_iter().filter(|&isa| is_wanted_on(isa));
+        for isa in wanted().filter(|isa| !isa.is_available()) {
             eprintln!("SKIPPED cpu/{isa}/bf16: this processor does not have it");
         }
-        let bf16 = Isa::ALL.into_iter().flat_map(|isa| {
+        let bf16 = wanted().flat_map(|isa| {
             let algorithms = [None].into_iter().chain(EXACT_ALGORITHMS.map(Some));
             algorithms.filter_map(move |conv| Some(at(cpu_with(isa, 2, conv)?, Dtype::BF16)))
         });
-        let f16 = cpu_with(Isa::detect(), 2, None).map(|on| at(on, Dtype::F16));
+        let strongest = Some(Isa::detect()).filter(|&isa| is_wanted_on(isa));
+        let f16 = strongest.and_then(|isa| cpu_with(isa, 2, None)).map(|on| at(on, Dtype::F16));
         bf16.chain(f16).collect()
     })
 }
@@ -133,8 +135,7 @@ pub fn backends() -> impl Iterator<Item = &'static TestBackend> {
     default_backends().iter().chain(&exact_backends()[1..])
 }
 
-/// The CUDA kernels in f32, f16 and bf16, as users run them: on softcuda, or on the GPU if
-/// `TILEGRAD_CUDA_TESTS=cuda` says so (one process has one CUDA driver).
+/// The CUDA kernels in f32, f16 and bf16, as users run them, on [`cuda_device`].
 pub fn cuda_backends() -> &'static [TestBackend] {
     static LIST: OnceLock<Vec<TestBackend>> = OnceLock::new();
     LIST.get_or_init(|| {
@@ -179,17 +180,40 @@ pub fn cuda_rungs(op: &str) -> impl Iterator<Item = &'static TestBackend> {
     list.iter().filter(move |(ops, _)| ops.contains(&op)).map(|(_, on)| on)
 }
 
-/// The device on which CUDA kernels are tested.
+/// The device on which CUDA kernels are tested, since one process has one CUDA driver: the one that
+/// `TILEGRAD_REQUIRE` names, or else the GPU where there is one, or else softcuda.
 pub fn cuda_device() -> Device {
-    let device = std::env::var("TILEGRAD_CUDA_TESTS").unwrap_or("softcuda".to_string());
-    device.parse().unwrap_or_else(|e| panic!("TILEGRAD_CUDA_TESTS: {e}"))
+    static DEVICE: OnceLock<Device> = OnceLock::new();
+    *DEVICE.get_or_init(|| {
+        let required = std::env::var("TILEGRAD_REQUIRE").unwrap_or_default();
+        let [gpu, soft] = [Device::Cuda(0), Device::SoftCuda];
+        match (is_named(&required, &gpu.to_string()), is_named(&required, &soft.to_string())) {
+            (true, true) => panic!(
+                "TILEGRAD_REQUIRE={required}: one process has one CUDA driver; run the tests twice"
+            ),
+            (true, false) => gpu,
+            (false, true) => soft,
+            (false, false) => match cuda::probe(gpu) {
+                Ok(what) => {
+                    eprintln!("SKIPPED softcuda: {what} is tested; TILEGRAD_REQUIRE=softcuda says otherwise");
+                    gpu
+                }
+                Err(reason) => {
+                    eprintln!("SKIPPED {gpu}: {reason}");
+                    soft
+                }
+            },
+        }
+    })
 }
 
 /// The CUDA kernels with options, and a name for those, in f32; none where there is no device. Every buffer is
-/// an allocation of its own, so that softcuda and compute-sanitizer see each overrun, and full of NaN.
+/// an allocation of its own, so that softcuda and compute-sanitizer see each overrun, and full of NaN (unless
+/// `TILEGRAD_POISON=0`, since memory that was filled hides from them that a kernel reads what none has written).
 pub fn cuda_with(name: &str, options: CudaOptions) -> Option<TestBackend> {
     let device = cuda_device();
-    let options = CudaOptions { poison: true, exact_allocations: true, ..options };
+    let poison = std::env::var("TILEGRAD_POISON").as_deref() != Ok("0");
+    let options = CudaOptions { poison, exact_allocations: true, ..options };
     match Cuda::new(device, options) {
         Ok(cuda) => Some(TestBackend {
             name: format!("{device}{name}"),
@@ -200,6 +224,8 @@ pub fn cuda_with(name: &str, options: CudaOptions) -> Option<TestBackend> {
             forced_convolution: false,
         }),
         Err(e) => {
+            let required = std::env::var("TILEGRAD_REQUIRE").unwrap_or_default();
+            assert!(!is_named(&required, &device.to_string()), "TILEGRAD_REQUIRE={required}: {e}");
             eprintln!("SKIPPED {device}: {e}");
             None
         }
@@ -213,17 +239,41 @@ pub fn thread_counts() -> &'static [[TestBackend; 3]] {
         let three =
             |isa| Some([cpu_with(isa, 1, None)?, cpu_with(isa, 2, None)?, cpu_with(isa, 5, None)?]);
         let bf16 = three(Isa::detect()).map(|list| list.map(|on| at(on, Dtype::BF16)));
-        f32_isas().filter_map(three).chain(bf16).collect()
+        let all = f32_isas().filter_map(three).chain(bf16);
+        all.filter(|[one, ..]| is_wanted(&one.name)).collect()
     })
 }
 
 /// `TILEGRAD_REQUIRE=cpu/avx2,softcuda` makes the absence of a backend a failure.
 fn require<'a>(list: impl Iterator<Item = &'a TestBackend> + Clone) {
     let Ok(required) = std::env::var("TILEGRAD_REQUIRE") else { return };
-    for name in required.split(',').map(str::trim).filter(|n| !n.is_empty()) {
-        let present = list.clone().any(|b| {
-            b.name.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-        });
+    for name in names(&required) {
+        let present = list.clone().any(|on| is_or_is_kind_of(&on.name, name));
         assert!(present, "TILEGRAD_REQUIRE names {name}, which this machine or this build lacks");
     }
+}
+
+/// Whether `TILEGRAD_ONLY`, a list as that of `TILEGRAD_REQUIRE`, leaves a CPU backend in: a machine that
+/// is there for its GPU need not test its processor again. The reference stays, to compare with.
+fn is_wanted(name: &str) -> bool {
+    std::env::var("TILEGRAD_ONLY")
+        .map_or(true, |only| names(&only).any(|n| is_or_is_kind_of(name, n)))
+}
+
+fn is_wanted_on(isa: Isa) -> bool {
+    is_wanted(&format!("cpu/{isa}"))
+}
+
+fn names(list: &str) -> impl Iterator<Item = &str> {
+    list.split(',').map(str::trim).filter(|name| !name.is_empty())
+}
+
+/// Whether a list has this backend or one of its kinds (`cuda/f16`).
+fn is_named(list: &str, backend: &str) -> bool {
+    names(list).any(|name| is_or_is_kind_of(name, backend))
+}
+
+/// `cpu/avx2/f32` is a kind of `cpu/avx2`; `softcuda` is none of `soft`.
+fn is_or_is_kind_of(name: &str, of: &str) -> bool {
+    name.strip_prefix(of).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }

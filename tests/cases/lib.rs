@@ -23,6 +23,8 @@ pub mod optimizer;
 pub mod pool2d;
 pub mod reduce;
 
+use std::collections::HashMap;
+
 pub use backends::{
     TestBackend, at, backends, cpu_with, cuda_backends, cuda_device, cuda_rungs, cuda_with,
     default_backends, exact_backends, half_backends, oracle, oracle_of, thread_counts,
@@ -43,6 +45,31 @@ pub struct Family {
     pub cases: fn() -> Vec<Case>,
     /// What must be refused.
     pub errors: fn() -> Vec<ErrorCase>,
+}
+
+impl Family {
+    /// The cases to run: all, or with `TILEGRAD_SAMPLE=7` every seventh of each op, where a checker makes all of them
+    /// too slow (compute-sanitizer). What is left out is said.
+    pub fn sample(&self) -> Vec<Case> {
+        let all = (self.cases)();
+        let Ok(every) = std::env::var("TILEGRAD_SAMPLE") else { return all };
+        let every: usize = every.parse().unwrap_or(0);
+        assert!(every > 0, "TILEGRAD_SAMPLE must be a number from 1");
+        let count = all.len();
+        let mut seen: HashMap<&str, usize> = HashMap::new();
+        let mut next = |op| {
+            let n = seen.entry(op).or_default();
+            *n += 1;
+            *n - 1
+        };
+        let kept: Vec<Case> = all.into_iter().filter(|case| next(case.op) % every == 0).collect();
+        eprintln!(
+            "SKIPPED {} of {count} cases of {}: TILEGRAD_SAMPLE",
+            count - kept.len(),
+            self.name
+        );
+        kept
+    }
 }
 
 macro_rules! families {

@@ -1,5 +1,8 @@
 //! What the parser makes of a module: names are resolved, opcodes are not yet understood.
 
+use std::sync::Arc;
+
+use crate::source::SourceLines;
 use crate::types::{Space, Type};
 
 /// A whole PTX file.
@@ -9,6 +12,8 @@ pub struct Module {
     pub variables: Vec<Variable>,
     /// Kernels and device functions.
     pub functions: Vec<Function>,
+    /// Where the text comes from.
+    pub sources: Arc<SourceLines>,
 }
 
 /// A variable in memory.

@@ -11,8 +11,11 @@
 //! end only. All that concerns which lanes run (branches, barriers, instructions that wait for
 //! other lanes) is the block's [`End`].
 
+use std::sync::Arc;
+
 use crate::ast::Special;
 use crate::exec::Context;
+use crate::source::SourceLines;
 
 /// Lanes of a warp.
 pub const LANES: usize = 32;
@@ -248,6 +251,8 @@ pub struct Code {
     pub name: String,
     /// Name of the module.
     pub file: String,
+    /// Where its text comes from.
+    pub sources: Arc<SourceLines>,
     /// Basic blocks; execution begins at the first.
     pub blocks: Vec<Block>,
     /// Instructions of all blocks.

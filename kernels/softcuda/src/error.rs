@@ -19,6 +19,8 @@ pub struct Place {
     pub file: String,
     /// Line of the PTX, from 1.
     pub line: u32,
+    /// File and line that the PTX was compiled from, if it says so (`-lineinfo`).
+    pub source: Option<(String, u32)>,
     /// Index of the block in the grid.
     pub block: [u32; 3],
     /// Index of the thread in its block.
@@ -27,8 +29,12 @@ pub struct Place {
 
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Place { kernel, file, line, block: [bx, by, bz], thread: [x, y, z] } = self;
-        write!(f, "kernel {kernel} ({file}:{line}), block ({bx},{by},{bz}), thread ({x},{y},{z})")
+        let Place { kernel, file, line, source, block: [bx, by, bz], thread: [x, y, z] } = self;
+        write!(f, "kernel {kernel} ({file}:{line}")?;
+        if let Some((file, line)) = source {
+            write!(f, ", {file}:{line}")?;
+        }
+        write!(f, "), block ({bx},{by},{bz}), thread ({x},{y},{z})")
     }
 }
 

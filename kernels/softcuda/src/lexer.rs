@@ -17,8 +17,8 @@ pub enum Kind<'a> {
     Float32(u32),
     /// `0d` and 16 of them, or a decimal: the bits of an f64.
     Float64(u64),
-    /// A quoted string.
-    Text,
+    /// A quoted string, without its quotes.
+    Text(&'a str),
     /// Anything else, one character each.
     Mark(char),
     /// The end of the text.
@@ -140,8 +140,9 @@ impl<'a> Lexer<'a> {
                 }
                 self.at += 1;
             }
+            let text = self.since(from + 1);
             self.at += 1;
-            return Ok(Kind::Text);
+            return Ok(Kind::Text(text));
         }
         if !first.is_ascii_graphic() {
             return Err(format!("a character that PTX does not have: byte {first:#04x}"));

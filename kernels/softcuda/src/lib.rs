@@ -51,6 +51,7 @@ mod lexer;
 mod memory;
 mod parser;
 mod profile;
+mod source;
 mod types;
 
 pub use code::Class;

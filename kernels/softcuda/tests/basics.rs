@@ -3,7 +3,7 @@
 mod common;
 
 use common::*;
-use tilegrad_softcuda::{Device, Launch, Options};
+use tilegrad_softcuda::{Device, Error, Launch, Options};
 
 #[test]
 fn a_grid_covers_an_array() {
@@ -169,4 +169,23 @@ fn launches_that_cannot_be_are_refused() {
         let error = failure(launch(bad, &params)).to_string();
         assert!(error.contains(message), "{error}");
     }
+}
+
+#[test]
+fn memory_that_is_not_there_is_refused() {
+    let device =
+        Device::new(Options { memory_bytes: 1 << 20, ..Options::default() }).expect("memory");
+    let error = failure(device.alloc((1 << 20) + 1));
+    let (asked, total) = ((1 << 20) + 1, 1 << 20);
+    assert_eq!(error, Error::OutOfMemory { asked, free: total, total });
+    assert!(device.alloc(usize::MAX).is_err());
+    assert_eq!(failure(device.alloc(0)), Error::EmptyAllocation);
+    // A variable of a module that does not fit takes nothing with it.
+    let text = ".version 8.0\n.target sm_80\n.address_size 64\n.global .b8 a[1000]; .global .b8 b[2000000];";
+    let error = failure(device.load("large.ptx", text).map(|_| ()));
+    assert!(matches!(error, Error::OutOfMemory { asked: 2_000_000, .. }), "{error}");
+    let half = device.alloc(1 << 19).expect("half");
+    assert!(matches!(failure(device.alloc((1 << 19) + 1)), Error::OutOfMemory { .. }));
+    device.free(half).expect("live");
+    device.alloc(1 << 20).expect("all of it, again");
 }

@@ -72,6 +72,23 @@ impl Family {
         let entries = self.ptx.split(".entry ").skip(1);
         entries.filter_map(|rest| rest.split(['(', '\n']).next()).map(str::trim)
     }
+
+    /// Bytes of each parameter of a kernel, as the PTX declares them (`.param .u64 x`, `.param .align 8 .b8 x[24]`).
+    fn parameters(&self, kernel: &str) -> Vec<usize> {
+        let (_, from) = self.ptx.split_once(&format!(".entry {kernel}(")).unwrap_or_default();
+        let list = from.split(')').next().unwrap_or_default();
+        let bytes = |one: &str| match one.split_once('[') {
+            Some((_, size)) => size.split(']').next()?.parse().ok(),
+            None => {
+                let bits = one
+                    .split_whitespace()
+                    .next()?
+                    .trim_start_matches(|c: char| !c.is_ascii_digit());
+                bits.parse::<usize>().ok().map(|bits| bits / 8)
+            }
+        };
+        list.split(".param ").skip(1).map(|one| bytes(one).unwrap_or(0)).collect()
+    }
 }
 
 /// Blocks, threads a block, and dynamic shared memory a block in bytes.
@@ -104,6 +121,8 @@ pub struct Params {
     /// 8-byte words, so that every parameter is aligned.
     words: Vec<u64>,
     starts: Vec<usize>,
+    /// In bytes.
+    sizes: Vec<usize>,
 }
 
 impl Params {
@@ -120,6 +139,7 @@ impl Params {
         self.words.resize(start + size_of::<T>().div_ceil(8), 0);
         let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut self.words[start..]);
         bytes[..size_of::<T>()].copy_from_slice(bytemuck::bytes_of(&value));
+        self.sizes.push(size_of::<T>());
         self
     }
 
@@ -127,6 +147,7 @@ impl Params {
     pub fn words(mut self, words: &[u64]) -> Params {
         self.starts.push(self.words.len());
         self.words.extend_from_slice(words);
+        self.sizes.push(size_of_val(words));
         self
     }
 
@@ -135,6 +156,7 @@ impl Params {
         let at = self.words.len();
         self.starts.extend(more.starts.iter().map(|start| at + start));
         self.words.extend(more.words);
+        self.sizes.extend(more.sizes);
         self
     }
 
@@ -163,8 +185,12 @@ impl Params {
 }
 
 /// A kernel's handle; valid as long as its module, which is never unloaded.
-#[derive(Clone, Copy)]
-struct Function(sys::CUfunction);
+#[derive(Clone)]
+struct Function {
+    handle: sys::CUfunction,
+    /// Bytes of its parameters: the driver takes as many as the kernel has from wherever it is told.
+    parameters: Arc<[usize]>,
+}
 
 // SAFETY: a handle that the driver allows any thread to use.
 unsafe impl Send for Function {}
@@ -205,17 +231,19 @@ impl Modules {
 
     fn function(&self, op: &'static str, family: &Family, kernel: &str) -> Result<Function> {
         let mut loaded = self.loaded.lock().unwrap_or_else(|e| e.into_inner());
-        if let Some(&function) = loaded.functions.get(kernel) {
-            return Ok(function);
+        if let Some(function) = loaded.functions.get(kernel) {
+            return Ok(function.clone());
         }
         let module = self.module(op, &mut loaded, family)?;
         let name = CString::new(kernel).expect("a name has no NUL");
         // SAFETY: the module was loaded above and is never unloaded while `self` lives.
         let answer = unsafe { result::module::get_function(module.0, name) };
         let function = self.context.checked(op, answer);
-        let function =
-            Function(function.map_err(|e| named(e, format!("{}.ptx, {kernel}", family.name)))?);
-        loaded.functions.insert(kernel.to_string(), function);
+        let function = Function {
+            handle: function.map_err(|e| named(e, format!("{}.ptx, {kernel}", family.name)))?,
+            parameters: family.parameters(kernel).into(),
+        };
+        loaded.functions.insert(kernel.to_string(), function.clone());
         Ok(function)
     }
 
@@ -278,6 +306,13 @@ impl Modules {
         }
         self.context.bind(op)?;
         let function = self.function(op, family, kernel)?;
+        if *function.parameters != params.sizes {
+            let (given, expected) = (&params.sizes, &function.parameters);
+            let detail = format!(
+                "{kernel}: arguments of {given:?} bytes, but its parameters have {expected:?}"
+            );
+            return Err(Error::Driver { op, device: self.context.device, detail });
+        }
         let [x, y, z] = grid.blocks.map(|b| b as u32);
         let [tx, ty, tz] = grid.threads;
         let mut addresses = params.addresses();
@@ -286,7 +321,7 @@ impl Modules {
         // the kernel may touch is the callers' promise above.
         let answer = unsafe {
             result::launch_kernel(
-                function.0,
+                function.handle,
                 (x, y, z),
                 (tx, ty, tz),
                 grid.shared,
@@ -326,6 +361,128 @@ impl Drop for Modules {
         for module in loaded.modules.values() {
             // SAFETY: loaded by `function`, unloaded only here, and no kernel of it runs any more.
             let _ = unsafe { result::module::unload(module.0) };
+        }
+    }
+}
+
+/// What no launcher does and no shipped file is: each is an error with its cause, and the device goes on.
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Device;
+
+    const COPY: &str = "//
+.version 8.0
+.target sm_80
+.address_size 64
+.visible .entry copy(
+	.param .u64 copy_param_0,
+	.param .align 4 .b8 copy_param_1[12],
+	.param .u16 copy_param_2
+)
+{
+	ret;
+}
+";
+
+    /// Modules on softcuda, which names each cause.
+    fn modules() -> Modules {
+        Modules::new(Arc::new(Context::open(Device::SoftCuda).expect("softcuda was built")))
+    }
+
+    fn family(ptx: &'static str) -> Family {
+        Family { name: "copy", ptx }
+    }
+
+    fn params() -> Params {
+        Params::new().size(0).value([0u32; 3]).value(7u16)
+    }
+
+    /// The message of an error, which names the device and the file or kernel.
+    fn refused(
+        modules: &Modules,
+        family: &Family,
+        kernel: &str,
+        grid: Grid,
+        params: Params,
+    ) -> String {
+        let error = modules.launch("test", family, kernel, grid, params).expect_err("cannot be");
+        assert!(matches!(error, Error::Driver { op: "test", .. }), "{error}");
+        let message = error.to_string();
+        assert!(message.contains("softcuda") && message.contains("copy"), "{message}");
+        message
+    }
+
+    #[test]
+    fn a_file_that_is_no_ptx_or_cut_short_is_refused() {
+        let grid = Grid::linear(1, 32);
+        for ptx in [
+            "this is no PTX",
+            "",
+            ".version 8.0\n.target sm_80\n.address_size 64\n.entry copy() { frob; }",
+        ] {
+            let message = refused(&modules(), &family(ptx), "copy", grid, Params::new());
+            assert!(message.contains("CUDA_ERROR_INVALID_PTX"), "{message}");
+        }
+        // A shipped file, cut within its first kernel.
+        let end = MEMORY.ptx.find("ld.param").expect("a kernel") + 4;
+        let kernel = MEMORY.kernels().next().expect("a kernel");
+        let cut = Family { name: "copy", ptx: &MEMORY.ptx[..end] };
+        let message = refused(&modules(), &cut, kernel, grid, Params::new());
+        assert!(message.contains("CUDA_ERROR_INVALID_PTX"), "{message}");
+    }
+
+    #[test]
+    fn a_kernel_that_is_not_there_is_named() {
+        let modules = modules();
+        let message = refused(&modules, &family(COPY), "copy_f64", Grid::linear(1, 32), params());
+        assert!(message.contains("copy.ptx, copy_f64"), "{message}");
+        assert!(message.contains("CUDA_ERROR_NOT_FOUND"), "{message}");
+        modules
+            .launch("test", &family(COPY), "copy", Grid::linear(1, 32), params())
+            .expect("is there");
+    }
+
+    #[test]
+    fn wrong_arguments_are_refused_before_the_driver_reads_them() {
+        let (modules, grid) = (modules(), Grid::linear(1, 32));
+        let few = Params::new().size(0);
+        let many = params().size(0);
+        let wide = Params::new().size(0).value([0u32; 3]).value(7u32);
+        for wrong in [Params::new(), few, many, wide] {
+            let message = refused(&modules, &family(COPY), "copy", grid, wrong);
+            assert!(message.ends_with("but its parameters have [8, 12, 2]"), "{message}");
+        }
+        modules.launch("test", &family(COPY), "copy", grid, params()).expect("these are right");
+    }
+
+    #[test]
+    fn launches_that_are_too_large_are_refused() {
+        let modules = modules();
+        let copy = family(COPY);
+        let grid = |blocks, threads, shared| Grid { blocks, threads, shared };
+        for (large, words) in [
+            (grid([1 << 31, 1, 1], [32, 1, 1], 0), "2147483647, 65535, 65535"),
+            (grid([1, 65536, 1], [32, 1, 1], 0), "[1, 65536, 1] blocks"),
+            (grid([1, 1, 1 << 40], [32, 1, 1], 0), "65535"),
+            (grid([1, 1, 1], [1025, 1, 1], 0), "CUDA_ERROR_INVALID_VALUE"),
+            (grid([1, 1, 1], [32, 1, 1], 1 << 20), "CUDA_ERROR_INVALID_VALUE"),
+        ] {
+            let message = refused(&modules, &copy, "copy", large, params());
+            assert!(message.contains(words), "{message}");
+        }
+        modules.launch("test", &copy, "copy", Grid::linear(100, 32), params()).expect("goes on");
+        modules.context.synchronize("test").expect("goes on");
+    }
+
+    #[test]
+    fn parameters_are_read_from_the_ptx() {
+        assert_eq!(family(COPY).parameters("copy"), [8, 12, 2]);
+        for family in FAMILIES {
+            for kernel in family.kernels() {
+                let sizes = family.parameters(kernel);
+                assert!(!sizes.is_empty() && !sizes.contains(&0), "{kernel}: {sizes:?}");
+            }
         }
     }
 }

@@ -145,6 +145,7 @@ fn kernel(
     Ok(Code {
         name: function.name.clone(),
         file: file.into(),
+        sources: tree.sources.clone(),
         blocks,
         presets: emit.presets(),
         words: emit.words(),

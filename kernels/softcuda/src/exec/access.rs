@@ -347,7 +347,10 @@ impl Context<'_> {
                     access: request.access,
                     address: addresses[lane],
                     other_access: race.access,
-                    other: format!("thread {other:?} on line {}", race.line),
+                    other: format!(
+                        "thread {other:?} on {}",
+                        self.grid.code.sources.describe(race.line)
+                    ),
                 };
                 self.set_fault(error);
                 return None;

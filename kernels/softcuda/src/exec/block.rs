@@ -80,7 +80,8 @@ impl Barriers {
             return fault(ctx, message);
         } else if state.block != now.block && ctx.grid.checks.barriers && asked.is_none() {
             let other = ctx.grid.code.blocks[state.block as usize].line;
-            let message = format!("other threads wait at another barrier, on line {other}");
+            let other = ctx.grid.code.sources.describe(other);
+            let message = format!("other threads wait at another barrier, on {other}");
             return fault(ctx, message);
         }
         let state = &mut self.states[id as usize];
@@ -214,8 +215,12 @@ impl BlockRun {
                         None => lines.push((line, split.mask.count_ones())),
                     }
                 }
-                let who: Vec<String> =
-                    lines.iter().map(|(line, n)| format!("{n} threads on line {line}")).collect();
+                let who: Vec<String> = lines
+                    .iter()
+                    .map(|&(line, n)| {
+                        format!("{n} threads on {}", ctx.grid.code.sources.describe(line))
+                    })
+                    .collect();
                 let message = format!("no thread can go on; {} wait", who.join(", "));
                 let barrier = self
                     .warps

@@ -77,6 +77,7 @@ impl Context<'_> {
             kernel: self.grid.code.name.clone(),
             file: self.grid.code.file.clone(),
             line,
+            source: self.grid.code.sources.find(line),
             block: self.block,
             thread: self.thread(lane),
         })

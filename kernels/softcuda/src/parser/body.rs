@@ -69,7 +69,7 @@ impl<'a> Parser<'a> {
                         f.variables.push(variable);
                     }
                 }
-                Kind::Dot("loc") => self.skip_line(),
+                Kind::Dot("loc") => self.source_line(),
                 Kind::Dot("pragma") => {
                     while !self.accept(';') {
                         if self.next() == Kind::End {

@@ -7,10 +7,12 @@ mod body;
 mod variable;
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use crate::ast::{Formal, Function, Module};
 use crate::error::{Error, Result};
 use crate::lexer::{self, Kind, Token};
+use crate::source::SourceLines;
 use crate::types::Space;
 
 /// Parses a file; `file` is its name in errors.
@@ -20,13 +22,14 @@ pub fn parse(file: &str, text: &str) -> Result<Module> {
         line,
         message,
     })?;
-    Parser { file, tokens: &tokens, at: 0 }.module()
+    Parser { file, tokens: &tokens, at: 0, sources: SourceLines::default() }.module()
 }
 
 struct Parser<'a> {
     file: &'a str,
     tokens: &'a [Token<'a>],
     at: usize,
+    sources: SourceLines,
 }
 
 fn show(kind: Kind<'_>) -> String {
@@ -35,7 +38,7 @@ fn show(kind: Kind<'_>) -> String {
         Kind::Dot(d) => format!("'.{d}'"),
         Kind::Integer(i) => format!("'{i}'"),
         Kind::Float32(_) | Kind::Float64(_) => "a floating-point number".into(),
-        Kind::Text => "a string".into(),
+        Kind::Text(_) => "a string".into(),
         Kind::Mark(c) => format!("'{c}'"),
         Kind::End => "the end of the file".into(),
     }
@@ -120,7 +123,10 @@ impl<'a> Parser<'a> {
                 self.at += 1;
             }
             match self.peek() {
-                Kind::End => return Ok(module),
+                Kind::End => {
+                    module.sources = Arc::new(std::mem::take(&mut self.sources));
+                    return Ok(module);
+                }
                 Kind::Dot("entry" | "func") => {
                     let function = self.function()?;
                     // A definition replaces the declaration that came before it.
@@ -148,7 +154,8 @@ impl<'a> Parser<'a> {
                     module.variables.retain(|w| variables.iter().all(|v| v.name != w.name));
                     module.variables.extend(variables);
                 }
-                Kind::Dot("file" | "pragma" | "loc") => self.skip_line(),
+                Kind::Dot("file" | "loc") => self.source_line(),
+                Kind::Dot("pragma") => self.skip_line(),
                 Kind::Dot("section") => self.skip_section()?,
                 _ => return self.expected("a function, a variable or the end of the file"),
             }
@@ -198,6 +205,21 @@ impl<'a> Parser<'a> {
         }
     }
 
+    /// `.file 1 "name"` or `.loc 1 line column ..`; one that is neither says nothing.
+    fn source_line(&mut self) {
+        let line = self.line();
+        match [0, 1, 2].map(|ahead| self.peek_ahead(ahead)) {
+            [Kind::Dot("file"), Kind::Integer(index), Kind::Text(name)] => {
+                self.sources.file(index, name);
+            }
+            [Kind::Dot("loc"), Kind::Integer(file), Kind::Integer(of_source)] => {
+                self.sources.start(line, file, u32::try_from(of_source).unwrap_or_default());
+            }
+            _ => {}
+        }
+        self.skip_line();
+    }
+
     /// `.section .debug_info { ... }`: debug information says nothing that is executed.
     fn skip_section(&mut self) -> Result<()> {
         while self.peek() != Kind::Mark('{') {
@@ -219,6 +241,7 @@ impl<'a> Parser<'a> {
     fn function(&mut self) -> Result<Function> {
         let line = self.line();
         let is_entry = self.next() == Kind::Dot("entry");
+        self.sources.end(line);
         let mut f = Function {
             name: String::new(),
             is_entry,

@@ -15,7 +15,7 @@
 set -uo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 device=${GPU_VERIFY_DEVICE:-cuda}
-tests=(cuda cuda_tf32 parity gradients exact determinism errors training)
+tests=(cuda cuda_tf32 parity gradients exact determinism errors recorded training)
 most=$((48 << 20)) # of the folder, in bytes: a checkout goes with it, and 64 MiB is a usual limit
 
 die() {
@@ -262,6 +262,7 @@ parts_whole() {
     trained="simple-cnn:f32 simple-cnn:bf16 resnet20:f32 resnet20:bf16 resnet18:f32 resnet18:bf16"
     parts_tests 1
     part "refusals" 15 "$bin/errors"
+    part "recorded steps" 20 "$bin/recorded"
     part "training" 20 "$bin/training" five_steps_through_cuda
     part "cifar train" 30 "$bin/cifar" train --model resnet20 --batch 8 --max-steps 5 --device "$device" --no-progress \
         --out "$work/train"
@@ -285,6 +286,7 @@ parts_small() {
     trained="simple-cnn:f32"
     export TILEGRAD_SOFTCUDA=$bin/libtilegrad_softcuda.so
     parts_tests 25
+    part "recorded steps" 30 "$bin/recorded"
     part "training" 30 "$bin/training" five_steps_through_cuda
     part "cifar train" 20 "$bin/cifar" train --model simple-cnn --batch 2 --max-steps 1 --device "$device" \
         --no-progress --out "$work/train"

@@ -57,49 +57,61 @@ const CLOSE: f64 = 0.02;
 /// With all inputs moved along a direction v of normal numbers, L = Σ w y must rise by the product of its gradient and
 /// v. A gradient that is wrong in any one input, or in a share of its elements, misses that.
 fn check_direction(case: &Case, on: &TestBackend) -> Result<(), String> {
-    let inner = || -> tilegrad_engine::Result<(f64, f64, f64)> {
-        let all = case.tensors(&on.backend, on.dtype)?;
-        let numbers = |index: u32, n: usize| {
-            let stream = Stream::new(11, Purpose::Test, 0, index);
-            (0..n as u64).map(|i| stream.normal(i)).collect::<Vec<f64>>()
-        };
-        let y = (case.run)(&all)?.swap_remove(0);
-        let weights = numbers(1000, y.to_f64_vec()?.len());
-        let narrow = |x: &[f64]| x.iter().map(|&v| v as f32).collect::<Vec<f32>>();
-        let dy = Tensor::from_slice(&on.backend, &narrow(&weights), y.shape())?;
-        let gradients = y.backward_from(&dy)?;
-        let (mut slope, mut length) = (0.0, 0.0);
-        let (mut above, mut below) = (all.clone(), all.clone());
-        // What f32 makes of x + h v and x - h v lies a little off: the slope is taken along the way it really is.
-        for (i, x) in all.iter().enumerate().filter(|(_, x)| x.is_tracked()) {
-            let centre = x.to_f64_vec()?;
-            let v = numbers(i as u32, centre.len());
-            let moved =
-                |h: f64| narrow(&centre.iter().zip(&v).map(|(c, v)| c + h * v).collect::<Vec<_>>());
-            let (upper, lower) = (moved(STEP), moved(-STEP));
-            let gradient = gradients.get(x).expect("tests/parity.rs checks").to_f64_vec()?;
-            for ((g, u), l) in gradient.iter().zip(&upper).zip(&lower) {
-                slope += g * (f64::from(*u) - f64::from(*l)) / (2.0 * STEP);
-                length += g * g;
-            }
-            above[i] = Tensor::from_slice(&on.backend, &upper, x.shape())?;
-            below[i] = Tensor::from_slice(&on.backend, &lower, x.shape())?;
-        }
-        let run = |inputs: &[Tensor]| no_grad(|| (case.run)(inputs))?.swap_remove(0).to_f64_vec();
-        let (upper, lower) = (run(&above)?, run(&below)?);
-        let rise: f64 =
-            weights.iter().zip(upper.iter().zip(&lower)).map(|(w, (u, l))| w * (u - l)).sum();
-        Ok((slope, rise / (2.0 * STEP), length.sqrt()))
-    };
-    let (slope, numeric, length) = inner().map_err(|e| e.to_string())?;
+    let (slope, numeric, length) = slopes(case, on).map_err(|e| e.to_string())?;
     // Written so that NaN fails.
     let close = (slope - numeric).abs() <= CLOSE * length + 1e-5;
     match close {
         true => Ok(()),
         false => Err(format!(
-            "slope {slope:e} by the gradient, {numeric:e} by differences, of {length:e}"
+            "slope {slope:e} by the gradient, {numeric:e} by differences; the gradient is {length:e} long"
         )),
     }
+}
+
+/// The slope of L along v by the gradient and by a difference, and the gradient's length.
+fn slopes(case: &Case, on: &TestBackend) -> tilegrad_engine::Result<(f64, f64, f64)> {
+    let all = case.tensors(&on.backend, on.dtype)?;
+    let numbers = |index: usize, n: usize| {
+        let stream = Stream::new(11, Purpose::Test, 0, index as u32);
+        (0..n as u64).map(|i| stream.normal(i)).collect::<Vec<f64>>()
+    };
+    let narrow = |x: &[f64]| x.iter().map(|&v| v as f32).collect::<Vec<f32>>();
+    let (mut above, mut below) = (all.clone(), all.clone());
+    let mut ways = Vec::new();
+    for (i, x) in all.iter().enumerate().filter(|(_, x)| x.is_tracked()) {
+        let centre = x.to_f64_vec()?;
+        let v = numbers(i, centre.len());
+        let moved =
+            |h: f64| narrow(&centre.iter().zip(&v).map(|(c, v)| c + h * v).collect::<Vec<_>>());
+        let (upper, lower) = (moved(STEP), moved(-STEP));
+        above[i] = Tensor::from_slice(&on.backend, &upper, x.shape())?;
+        below[i] = Tensor::from_slice(&on.backend, &lower, x.shape())?;
+        // What f32 makes of x + h v lies a little off, so v is the way that it really went.
+        let way =
+            upper.iter().zip(&lower).map(|(&u, &l)| (f64::from(u) - f64::from(l)) / (2.0 * STEP));
+        ways.push((x, way.collect::<Vec<f64>>()));
+    }
+    let run = |inputs: &[Tensor]| no_grad(|| (case.run)(inputs))?.swap_remove(0).to_f64_vec();
+    let (upper, lower) = (run(&above)?, run(&below)?);
+    // An output that a ReLU cuts on one side only has its kink in between, and no slope: it does not count.
+    let mut weights = numbers(1000, upper.len());
+    for (w, (u, l)) in weights.iter_mut().zip(upper.iter().zip(&lower)) {
+        if (*u == 0.0) != (*l == 0.0) {
+            *w = 0.0;
+        }
+    }
+    let rise: f64 =
+        weights.iter().zip(upper.iter().zip(&lower)).map(|(w, (u, l))| w * (u - l)).sum();
+    let y = (case.run)(&all)?.swap_remove(0);
+    let gradients =
+        y.backward_from(&Tensor::from_slice(&on.backend, &narrow(&weights), y.shape())?)?;
+    let (mut slope, mut squares) = (0.0, 0.0);
+    for (x, way) in &ways {
+        let gradient = gradients.get(x).expect("tests/parity.rs checks that").to_f64_vec()?;
+        slope += gradient.iter().zip(way).map(|(g, v)| g * v).sum::<f64>();
+        squares += gradient.iter().map(|g| g * g).sum::<f64>();
+    }
+    Ok((slope, rise / (2.0 * STEP), squares.sqrt()))
 }
 
 tilegrad::test_each_family!(check);

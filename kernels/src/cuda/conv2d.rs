@@ -138,7 +138,7 @@ fn gathered(args: &Conv2dArgs, walks: [&[Walk]; 2], channels: usize, result: [us
             words.extend(phases.get(i).copied().unwrap_or_default().words());
         }
     }
-    Params::new().words(&packed(&words))
+    Params::new().words32(&words)
 }
 
 /// `Conv` of the kernels.

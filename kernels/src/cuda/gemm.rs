@@ -125,7 +125,7 @@ impl Gemm {
         let vector_y = usize::from(n % width == 0);
         let sizes = narrow(op, [m, n, k, splits, split_k, vector_y])?;
         narrow(op, [m.next_multiple_of(128), n.next_multiple_of(128), k + 256])?; // tiles may end there
-        Ok(Params::new().words(&packed(&sizes)))
+        Ok(Params::new().words32(&sizes))
     }
 
     /// A block a tile, split and product.

@@ -9,6 +9,7 @@ use cudarc::driver::{result, sys};
 
 use super::axes::Axes;
 use super::context::Context;
+use super::gemm::packed;
 use crate::{Error, Result};
 
 /// The kernels of one file `kernels/cuda/<name>.cu`, compiled by scripts/make-ptx.py.
@@ -147,6 +148,14 @@ impl Params {
     pub fn words(mut self, words: &[u64]) -> Params {
         self.starts.push(self.words.len());
         self.words.extend_from_slice(words);
+        self.sizes.push(size_of_val(words));
+        self
+    }
+
+    /// A struct of 32-bit words.
+    pub fn words32(mut self, words: &[u32]) -> Params {
+        self.starts.push(self.words.len());
+        self.words.extend(packed(words));
         self.sizes.push(size_of_val(words));
         self
     }

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use tilegrad::cuda_device;
-use tilegrad_engine::{Backend, Gradients, Recorded, Result, Tensor, cpu, ops};
+use tilegrad_engine::{Backend, Dtype, Gradients, Recorded, Result, Tensor, cpu, ops};
 use tilegrad_kernels::cuda::{Cuda, CudaOptions};
 use tilegrad_nn::{Context, Model, ModelConfig, ModelKind, Module, loss};
 
@@ -140,6 +140,29 @@ fn what_cannot_be_replayed_cannot_be_recorded() {
     let on_cpu = cpu().unwrap();
     let error = Recorded::new(&on_cpu, || Ok(())).err().expect("must be refused").to_string();
     assert_eq!(error, "record: device cpu cannot record its kernels");
+}
+
+/// The memory that a graph uses is nobody else's as long as it lives, even when nobody else needs it.
+#[test]
+fn a_replay_touches_no_memory_of_others() {
+    let Some(on) = device(CudaOptions::default()) else { return };
+    let ones = || Tensor::full(&on, Dtype::F32, &[1000], 1.0).unwrap();
+    let mut sum = ones();
+    let x = ones();
+    sum.accumulate(&x).unwrap();
+    let recorded = Recorded::new(&on, || sum.accumulate(&x)).unwrap();
+    drop((sum, x));
+    on.trim();
+    let others: Vec<Tensor> = (0..8).map(|_| ones()).collect();
+    recorded.replay(0).unwrap();
+    assert!(others.iter().all(|t| t.to_vec::<f32>().unwrap() == [1.0; 1000]));
+    drop(recorded);
+    // A panic while recording leaves the device as it was.
+    let panics = || Recorded::new(&on, || -> Result<()> { panic!("planted") });
+    assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(panics)).is_err());
+    assert_eq!(ops::neg(&others[0]).unwrap().to_vec::<f32>().unwrap(), [-1.0; 1000]);
+    drop(others);
+    assert_eq!(on.memory().in_use, 0);
 }
 
 #[test]

@@ -190,6 +190,10 @@ fn impossible_runs_are_refused_before_anything_is_made() {
         (&["--device", "tpu"], "unknown device 'tpu'"),
         (&["--precision", "f64"], "--precision must be f32, bf16 or f16"),
         (&["--graph", "--device", "cpu"], "record: device cpu cannot record its kernels"),
+        (
+            &["--graph", "--optimizer", "muon"],
+            "--graph needs an optimizer that changes parameters in",
+        ),
         (&["--graph", "--accumulate", "2"], "--graph records steps of one batch"),
         (&["--data", "nowhere"], "nowhere"),
         (&["--data", "empty"], "empty"),

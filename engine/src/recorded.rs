@@ -9,9 +9,8 @@ use crate::{Backend, Error, Result};
 
 /// What `work` computes, and the kernels that compute it again. Shapes, learning rates, scales: all that the
 /// host decided is fixed. What tensors held before is read anew by each replay (see [`crate::Tensor::write`]),
-/// and random streams move on.
-///
-/// Tensors that `work` uses must outlive this.
+/// and random streams move on. A tensor that has got another buffer since (see
+/// [`tilegrad_kernels::Buffer::identity`]) is not followed.
 pub struct Recorded<T> {
     // First the recording: its memory is shared with the output.
     recording: Box<dyn Recording>,

@@ -53,6 +53,12 @@ impl Buffer {
         self.storage.device()
     }
 
+    /// A number that changes when the buffer moves to other memory, and that no other memory has as long as
+    /// this is in use.
+    pub fn identity(&self) -> usize {
+        Arc::as_ptr(&self.storage).cast::<()>() as usize
+    }
+
     /// The memory, for the owning backend.
     pub fn storage(&self) -> &dyn Storage {
         self.storage.as_ref()

@@ -107,10 +107,11 @@ pub trait Backend: Send + Sync {
     }
     /// Records the kernels that `work` hands to the device instead of running them. What they write has no
     /// value before the first [`Recording::replay`]; then, and until it is dropped, each replay computes it
-    /// anew from what the buffers that were there before hold by then. Those buffers must outlive the
-    /// recording, and no other thread may use the backend meanwhile. `work` must have run once before, or a
-    /// driver that compiles kernels when they are first used may refuse; and it must neither upload nor
-    /// download, nor call [`Backend::synchronize`]. An error where the device has no such thing.
+    /// anew from what the memory of the buffers that were there before holds by then. A buffer that is
+    /// replaced instead of changed in place is not followed: see [`Buffer::identity`]. No other thread may use
+    /// the backend meanwhile. `work` must have run once before, or a driver that compiles kernels when they are
+    /// first used may refuse; and it must neither upload nor download, nor call [`Backend::synchronize`]. An
+    /// error where the device has no such thing.
     fn record(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Box<dyn Recording>> {
         let _ = work;
         let detail = format!("device {} cannot record its kernels", self.device());

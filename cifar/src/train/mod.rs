@@ -26,7 +26,7 @@ use tilegrad_nn::Model;
 
 use crate::augment::{Augmentation, Mixing};
 use crate::cli::describe;
-use crate::config::{Config, Normalisation};
+use crate::config::{Config, Normalisation, OptimizerKind};
 use crate::data::{self, Dataset, Split};
 use crate::device::{self, Compute};
 use crate::loader::{Loader, LoaderOptions};
@@ -142,7 +142,7 @@ struct Trainer {
     precision: Dtype,
     /// Images of the last batch.
     batch_size: usize,
-    /// Images of the last pass that could be recorded next time.
+    /// Images of the first pass: those of its size are recorded from the second on.
     warm: Option<usize>,
     /// The recorded pass.
     graph: Option<StepGraph>,
@@ -168,6 +168,10 @@ impl Trainer {
             !config.graph || config.accumulate == 1,
             "--graph records steps of one batch, but --accumulate is {}",
             config.accumulate
+        );
+        ensure!(
+            !config.graph || config.optimizer != OptimizerKind::Muon,
+            "--graph needs an optimizer that changes parameters in place, sgd or adamw, got muon"
         );
         if config.graph {
             compute.backend.record(&mut || Ok(()))?; // says so now if the device cannot

@@ -22,13 +22,13 @@ pub struct Pass {
 }
 
 /// All that is fixed in a recording but the images.
-#[derive(Clone, Copy, PartialEq)]
+#[derive(PartialEq)]
 struct Fixed {
     images: usize,
     soft_targets: bool,
     factor: f64,
-    /// Parameters that have not been frozen.
-    tracked: usize,
+    /// Where each parameter is, and whether it has not been frozen.
+    parameters: Vec<(usize, bool)>,
 }
 
 /// The recorded pass of a step.
@@ -70,18 +70,22 @@ impl Trainer {
 
     /// Gradients of `factor` times the mean loss of a batch, and what else its pass gives.
     pub(super) fn pass(&mut self, batch: Batch, part: usize, factor: f64) -> Result<Made> {
-        let trained = self.model.parameters().iter().filter(|(_, p)| p.get().is_tracked()).count();
-        let fixed = Fixed {
-            images: batch.size,
-            soft_targets: batch.soft_targets.is_some(),
-            factor,
-            tracked: trained,
-        };
         if self.config.graph {
+            let parameters = self.model.parameters().into_iter().map(|(_, p)| {
+                let value = p.get();
+                (value.buffer().identity(), value.is_tracked())
+            });
+            let fixed = Fixed {
+                images: batch.size,
+                soft_targets: batch.soft_targets.is_some(),
+                factor,
+                parameters: parameters.collect(),
+            };
             if self.graph.as_ref().is_some_and(|graph| graph.fixed == fixed) {
                 return self.replay(batch);
             }
-            if self.warm == Some(fixed.images) {
+            // A pass of this size has run: all its kernels are loaded. A smaller last batch is not recorded.
+            if self.warm == Some(batch.size) {
                 self.graph = None; // its memory first
                 let (x, targets) = self.upload(&batch)?;
                 let recorded = Recorded::new(&self.compute.backend.clone(), || {
@@ -91,7 +95,7 @@ impl Trainer {
                 self.graph = Some(StepGraph { recorded, fixed, pass, x, targets });
                 return self.replay(batch);
             }
-            self.warm = Some(fixed.images);
+            self.warm.get_or_insert(batch.size);
         }
         let (x, targets) = self.upload(&batch)?;
         // Its images go back to the loader before the step needs its memory.

@@ -2,10 +2,10 @@
 //! by one call. What launching costs on the host, some microseconds a kernel, then no longer bounds the step
 //! of a small model.
 //!
-//! A graph holds addresses. So whatever its kernels touch must stay where it is: memory that is allocated or
-//! dropped while recording is set aside for the graph alone (see [`Arena`](super::pool::Arena)), and what
-//! would tie a recording to one moment (an upload, a download, the copy of a parameter that is shared) is an
-//! error.
+//! A graph holds addresses. So whatever its kernels touch must stay where it is: memory that is allocated while
+//! recording is set aside for the graph alone, older memory that it uses is held (see
+//! [`Arena`](super::pool::Arena)), and what would tie a recording to one moment (an upload, a download, the
+//! copy of a parameter that is shared) is an error.
 
 use std::sync::Arc;
 
@@ -26,8 +26,10 @@ struct Draft {
 
 impl Drop for Draft {
     fn drop(&mut self) {
-        // SAFETY: from `end_capture`, destroyed only here. An executable made from it is its own copy.
-        let _ = unsafe { result::graph::destroy(self.graph) };
+        if self.context.bind(OP).is_ok() {
+            // SAFETY: from `end_capture`, destroyed only here. An executable made from it is its own copy.
+            let _ = unsafe { result::graph::destroy(self.graph) };
+        }
     }
 }
 
@@ -52,8 +54,7 @@ impl Recording for Graph {
         // SAFETY: the arena's word has 4 bytes, and the stream lives as long as the context.
         let answer = unsafe { sys::cuMemsetD32Async(steps_at, steps, 1, stream) };
         context.checked(OP, answer.result())?;
-        // SAFETY: both are alive, and so is all memory in the graph: the arena and the owners of what was made
-        // before hold it, as `record` demands.
+        // SAFETY: both are alive, and so is all memory in the graph, which the arena owns or holds.
         context.checked(OP, unsafe { result::graph::launch(self.executable, stream) })
     }
 }
@@ -67,30 +68,61 @@ impl Drop for Graph {
     }
 }
 
+/// A capture that has begun; ends it when dropped, also when what is recorded panics: else the stream would go
+/// on recording for good.
+struct Capture<'a> {
+    cuda: &'a Cuda,
+    arena: Arc<Arena>,
+    /// The stream is capturing.
+    open: bool,
+}
+
+impl<'a> Capture<'a> {
+    fn begin(cuda: &'a Cuda) -> Result<Self> {
+        let arena = cuda.pool.begin_recording()?;
+        let mut capture = Capture { cuda, arena, open: false };
+        // Relaxed: other backends of this process may do as they like meanwhile.
+        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
+        let context = &cuda.context;
+        // SAFETY: the stream lives as long as the context.
+        let begun = unsafe { result::stream::begin_capture(context.compute, mode) };
+        context.checked(OP, begun)?;
+        capture.open = true;
+        Ok(capture)
+    }
+
+    fn end(&mut self) -> Result<Draft> {
+        let context = &self.cuda.context;
+        context.bind(OP)?;
+        self.open = false;
+        // SAFETY: the stream lives as long as the context.
+        let graph = unsafe { result::stream::end_capture(context.compute) };
+        Ok(Draft { graph: context.checked(OP, graph)?, context: context.clone() })
+    }
+}
+
+impl Drop for Capture<'_> {
+    fn drop(&mut self) {
+        if self.open {
+            let _ = self.end(); // what was recorded so far is worth nothing
+        }
+        self.cuda.pool.end_recording();
+    }
+}
+
 /// Records what `work` hands to the compute stream.
 pub fn record(cuda: &Cuda, work: &mut dyn FnMut() -> Result<()>) -> Result<Box<dyn Recording>> {
     let context = &cuda.context;
     context.bind(OP)?;
     cuda.indices.prepare()?;
-    let arena = cuda.pool.begin_recording()?;
-    // Relaxed: other backends of this process may do as they like meanwhile.
-    let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
-    // SAFETY: the stream lives as long as the context.
-    let begun =
-        context.checked(OP, unsafe { result::stream::begin_capture(context.compute, mode) });
-    let worked = begun.and_then(|()| {
-        let worked = work();
-        // Also after an error: else the stream would go on recording.
-        // SAFETY: the capture was begun above, on this stream.
-        let graph = context.checked(OP, unsafe { result::stream::end_capture(context.compute) });
-        worked?;
-        Ok(Draft { graph: graph?, context: context.clone() })
-    });
-    cuda.pool.end_recording();
-    let draft = worked?;
+    let mut capture = Capture::begin(cuda)?;
+    let arena = capture.arena.clone();
+    work()?;
+    let draft = capture.end()?;
+    drop(capture);
     let flags = sys::CUgraphInstantiate_flags(0);
     // SAFETY: the graph is whole, and alive until the draft is dropped.
     let executable = unsafe { result::graph::instantiate(draft.graph, flags) };
-    let executable = draft.context.checked(OP, executable)?;
+    let executable = context.checked(OP, executable)?;
     Ok(Box::new(Graph { executable, arena, context: context.clone() }))
 }

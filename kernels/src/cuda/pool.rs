@@ -135,7 +135,7 @@ impl Pool {
             None => self.block(capacity)?,
         };
         let owner = arena.map_or(Owner::Kernels, Owner::Graph);
-        let memory = CudaMemory { block: Some(block), owner, pool: self.clone() };
+        let memory = CudaMemory::new(block, owner, self.clone());
         if self.options.poison {
             self.set_bytes(memory.pointer(), 0xFF, memory.block().capacity)?;
         }
@@ -233,8 +233,7 @@ impl Pool {
         };
         event.make_wait(OP, context, context.copy)?;
         self.count(block.capacity);
-        let owner = Owner::Uploads(event);
-        let memory = CudaMemory { block: Some(block), owner, pool: self.clone() };
+        let memory = CudaMemory::new(block, Owner::Uploads(event), self.clone());
         self.staging.upload(memory.pointer(), bytes)?;
         Ok(memory.into_buffer(dtype, len))
     }
@@ -315,17 +314,18 @@ impl Pool {
         };
     }
 
-    /// Takes a block back whose buffer was dropped.
-    fn give_back(&self, block: Block, owner: Owner) {
-        let kept = match &owner {
+    /// Takes a block back whose buffer was dropped, and that no graph holds.
+    fn give_back(self: &Arc<Self>, block: Block, owner: Owner) {
+        let recording = match &owner {
             Owner::Graph(arena) => {
                 return arena.kept().free.entry(block.capacity).or_default().push(block);
             }
             _ => self.state().recording.clone(),
         };
-        if let Some(arena) = kept {
-            // Kernels that were recorded may use it at every replay.
-            return arena.kept().olds.push((block, owner));
+        if let Some(arena) = recording {
+            // Not now, when an event on the compute stream would become a part of the graph.
+            let held = Held { block: Some(block), owner, pool: self.clone() };
+            return arena.kept().held.push(Arc::new(held));
         }
         let capacity = block.capacity;
         self.state().stats.in_use -= capacity;
@@ -361,8 +361,8 @@ impl Drop for Pool {
 }
 
 /// The memory of one recorded graph: blocks allocated while it was recorded, used again within it in the order
-/// of its kernels, and blocks that were dropped meanwhile. None is given to anybody else until the graph and
-/// all buffers in these blocks are gone.
+/// of its kernels, and older blocks that its kernels use. None is given to anybody else until the graph and
+/// all buffers in these blocks are gone, so that a replay touches no memory that is another's.
 pub struct Arena {
     /// A u32: how many steps after the recording the graph runs.
     steps: Option<Block>,
@@ -374,7 +374,7 @@ pub struct Arena {
 struct Kept {
     free: Free,
     /// Older than the recording.
-    olds: Vec<(Block, Owner)>,
+    held: Vec<Arc<Held>>,
 }
 
 impl Arena {
@@ -391,10 +391,8 @@ impl Arena {
 impl Drop for Arena {
     fn drop(&mut self) {
         let kept = std::mem::take(self.kept.get_mut().unwrap_or_else(|e| e.into_inner()));
-        let new = kept.free.into_values().flatten().chain(self.steps.take());
-        let new = new.map(|block| (block, Owner::Kernels));
-        for (block, owner) in new.chain(kept.olds) {
-            self.pool.give_back(block, owner);
+        for block in kept.free.into_values().flatten().chain(self.steps.take()) {
+            self.pool.give_back(block, Owner::Kernels);
         }
     }
 }
@@ -409,20 +407,45 @@ enum Owner {
     Graph(Arc<Arena>),
 }
 
-/// One block of a [`Pool`]; returns to it when dropped.
-pub struct CudaMemory {
+/// A block that is in use; returns to its pool when dropped.
+struct Held {
     block: Option<Block>,
     owner: Owner,
     pool: Arc<Pool>,
 }
 
+impl Drop for Held {
+    fn drop(&mut self) {
+        if let Some(block) = self.block.take() {
+            self.pool.give_back(block, std::mem::replace(&mut self.owner, Owner::Kernels));
+        }
+    }
+}
+
+/// The memory of one buffer. A graph may hold its block for longer.
+pub struct CudaMemory {
+    held: Arc<Held>,
+}
+
 impl CudaMemory {
-    fn block(&self) -> &Block {
-        self.block.as_ref().expect("taken only in drop")
+    fn new(block: Block, owner: Owner, pool: Arc<Pool>) -> CudaMemory {
+        CudaMemory { held: Arc::new(Held { block: Some(block), owner, pool }) }
     }
 
-    /// Address on the device.
+    fn block(&self) -> &Block {
+        self.held.block.as_ref().expect("taken only in drop")
+    }
+
+    /// Address on the device, for a kernel that is about to be handed over: if a graph is being recorded, the
+    /// block is kept as long as that.
     pub fn pointer(&self) -> u64 {
+        let recording = self.held.pool.state().recording.clone();
+        if let (Some(arena), false) = (recording, matches!(self.held.owner, Owner::Graph(_))) {
+            let mut kept = arena.kept();
+            if !kept.held.iter().any(|held| Arc::ptr_eq(held, &self.held)) {
+                kept.held.push(self.held.clone());
+            }
+        }
         self.block().pointer
     }
 
@@ -439,7 +462,7 @@ impl CudaMemory {
 
     /// Whether this memory belongs to `pool`.
     pub fn is_of(&self, pool: &Arc<Pool>) -> bool {
-        Arc::ptr_eq(&self.pool, pool)
+        Arc::ptr_eq(&self.held.pool, pool)
     }
 
     /// The address of a buffer that a kernel will change in place. When others hold it too, it is copied
@@ -447,7 +470,7 @@ impl CudaMemory {
     pub fn update(op: &'static str, pool: &Arc<Pool>, x: &mut Buffer) -> Result<u64> {
         if x.storage_mut().is_none() {
             let old = CudaMemory::of(x).expect("checked by the caller");
-            if !matches!(old.owner, Owner::Graph(_)) {
+            if !matches!(old.held.owner, Owner::Graph(_)) {
                 let why = "the buffer that it changes is held by others, so it would change a copy";
                 pool.refuse_in_recording(op, why)?;
             }
@@ -471,20 +494,12 @@ impl CudaMemory {
 
 impl Storage for CudaMemory {
     fn device(&self) -> Device {
-        self.pool.context.device
+        self.held.pool.context.device
     }
     fn as_any(&self) -> &dyn Any {
         self
     }
     fn as_any_mut(&mut self) -> &mut dyn Any {
         self
-    }
-}
-
-impl Drop for CudaMemory {
-    fn drop(&mut self) {
-        if let Some(block) = self.block.take() {
-            self.pool.give_back(block, std::mem::replace(&mut self.owner, Owner::Kernels));
-        }
     }
 }

@@ -3,8 +3,10 @@
 
 use tilegrad::cuda_device;
 use tilegrad_kernels::cuda::{Cuda, CudaOptions};
+use tilegrad_kernels::reference::Reference;
 use tilegrad_kernels::{
-    Backend, CrossEntropyArgs, Device, Dtype, Error, GatherArgs, Unary, download, upload,
+    Backend, Buffer, CrossEntropyArgs, Device, Dtype, Error, GatherArgs, PermuteArgs, Unary,
+    download, upload,
 };
 
 /// A backend as users have it: with a pool.
@@ -69,6 +71,55 @@ fn a_shared_buffer_is_copied_before_it_changes() {
     cuda.accumulate(&mut sum, &x).unwrap();
     assert_eq!(download::<f32>(&cuda, &sum).unwrap(), [11.0, 12.0, 13.0]);
     assert_eq!(download::<f32>(&cuda, &old).unwrap(), [1.0, 2.0, 3.0]);
+}
+
+/// Also those that no op of the engine computes in.
+#[test]
+fn every_dtype_is_filled_converted_and_moved() {
+    let Some(cuda) = pooled() else { return };
+    let reference = Reference::new();
+    let values = [0.0, 0.5, 1.5, 2.5, -0.5, -2.5, 7.0, 127.0, 128.0, 255.0, 300.0, -129.0, 65504.0];
+    let special = [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, 1e-7, 3e9, -3e9, 1e300, -1e300];
+    let values: Vec<f64> = values.into_iter().chain(special).collect();
+    let all = [Dtype::F64, Dtype::F32, Dtype::F16, Dtype::BF16, Dtype::I32, Dtype::I8, Dtype::U8];
+    let run = |be: &dyn Backend, from: Dtype, to: Dtype| {
+        let x = be.cast(&upload(be, &values).unwrap(), from).unwrap();
+        be.download(&be.cast(&x, to).unwrap()).unwrap()
+    };
+    for from in all {
+        for to in all {
+            let (ours, expected) = (run(&cuda, from, to), run(&reference, from, to));
+            // One NaN is as good as another.
+            let as_f64 = |bytes: &[u8]| {
+                let x = reference.upload(to, bytes).unwrap();
+                let x = reference.cast(&x, Dtype::F64).unwrap();
+                download::<f64>(&reference, &x)
+                    .unwrap()
+                    .into_iter()
+                    .map(|v| if v.is_nan() { f64::NAN.to_bits() } else { v.to_bits() })
+            };
+            let (ours, expected) = (as_f64(&ours), as_f64(&expected));
+            assert!(ours.eq(expected), "from {from} to {to}");
+        }
+        let filled = |be: &dyn Backend| be.download(&be.fill(from, 11, -3.0).unwrap()).unwrap();
+        assert_eq!(filled(&cuda), filled(&reference), "fill {from}");
+        if from == Dtype::F64 {
+            continue; // which is not moved
+        }
+        // The reference moves the same values as f64.
+        let moved = |be: &dyn Backend, x: &Buffer| {
+            let x = be.permute(&PermuteArgs::new(&[3, 4], &[1, 0]).unwrap(), x).unwrap();
+            let indices = upload(be, &[3i32, 0, 3]).unwrap();
+            let args = GatherArgs::new(&[4, 3], 0, 3).unwrap();
+            be.download(&be.gather_forward(&args, &x, &indices).unwrap()).unwrap()
+        };
+        let x = cuda.cast(&upload(&cuda, &values[..12]).unwrap(), from).unwrap();
+        let wide = upload(&reference, &values[..12]).unwrap();
+        let wide = reference.cast(&reference.cast(&wide, from).unwrap(), Dtype::F64).unwrap();
+        let ours = reference.upload(from, &moved(&cuda, &x)).unwrap();
+        let ours = reference.download(&reference.cast(&ours, Dtype::F64).unwrap()).unwrap();
+        assert_eq!(ours, moved(&reference, &wide), "{from}");
+    }
 }
 
 /// The call that meets a bad index does not wait for the device; the next one that waits reports it, once.

@@ -2,7 +2,7 @@
 //! f32 on tensor cores, which round their operands to 10 bits of fraction.
 
 use tilegrad::{
-    Failures, Tolerance, compare, cuda_with, default_backends, family, oracle, same_values,
+    Failures, Tolerance, compare, cuda_with, cudas, default_backends, family, oracle, same_values,
 };
 use tilegrad_engine::Dtype;
 use tilegrad_kernels::cuda::{CudaOptions, MatmulAlgorithm};
@@ -45,4 +45,9 @@ fn tf32_rounds_operands_and_nothing_else() {
         }
     }
     failures.finish("tf32");
+    // Or it would be the plain kernel that is so exact.
+    for (name, cuda) in cudas().into_iter().filter(|(name, _)| name.contains("tf32")) {
+        let kernels = cuda.loaded_kernels();
+        assert!(kernels.iter().any(|k| k.contains("tf32")), "{name} used only {kernels:?}");
+    }
 }

@@ -3,15 +3,18 @@
 //! Outputs start filled with NaN and errors are compared as `err <= tol`, so an element that a
 //! kernel forgets to write fails.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Condvar, Mutex};
 
 use tilegrad::{
-    Failures, Family, TestBackend, Tolerance, backends, compare, cuda_backends, cuda_rungs,
-    half_backends, oracle, oracle_of,
+    FAMILIES, Failures, Family, TestBackend, Tolerance, backends, compare, cuda_backends,
+    cuda_rungs, cudas, half_backends, oracle, oracle_of,
 };
 use tilegrad_engine::{Device, Dtype};
+use tilegrad_kernels::cuda::Cuda;
 
 fn check(family: &Family) {
+    let _done = Done;
     let mut failures = Failures::default();
     for case in family.sample() {
         // What the oracle answers, for each rounding of the inputs.
@@ -64,6 +67,50 @@ fn check(family: &Family) {
         }
     }
     failures.finish(family.name);
+}
+
+/// Families whose cases have been run.
+static DONE: (Mutex<usize>, Condvar) = (Mutex::new(0), Condvar::new());
+
+/// Counts when it goes, also in a panic.
+struct Done;
+
+impl Drop for Done {
+    fn drop(&mut self) {
+        *DONE.0.lock().expect("no panic in between") += 1;
+        DONE.1.notify_all();
+    }
+}
+
+/// The table reaches every CUDA kernel that is shipped, and a rung that is forced is really taken. libtest starts this
+/// test last; it waits for those that still run.
+#[test]
+fn z_every_cuda_kernel_was_used() {
+    // libtest's own arguments; a filter is one without dashes.
+    let filtered = std::env::args().skip(1).any(|arg| !arg.starts_with('-'));
+    let sample = std::env::var("TILEGRAD_SAMPLE").is_ok();
+    if filtered || sample || cuda_backends().is_empty() {
+        eprintln!("SKIPPED: needs all cases, on a CUDA device");
+        return;
+    }
+    let (count, changed) = &DONE;
+    let done = count.lock().expect("no panic in between");
+    let all = changed.wait_while(done, |done| *done < FAMILIES.len());
+    drop(all.expect("no panic in between"));
+    let mut used = BTreeSet::new();
+    for (name, cuda) in cudas() {
+        let kernels = cuda.loaded_kernels();
+        if let Some((_, rung)) = name.split_once('/').filter(|(_, rung)| *rung != "first") {
+            assert!(kernels.iter().any(|k| k.contains(rung)), "{name} used only {kernels:?}");
+        }
+        used.extend(kernels);
+    }
+    // With tests of their own: dtypes that no op of the engine computes in (cuda.rs), tf32 (cuda_tf32.rs).
+    let elsewhere = |k: &&str| {
+        k.starts_with("cast_") || k.contains("_b8_") || k.contains("_b64_") || k.contains("tf32")
+    };
+    let missing: Vec<_> = Cuda::kernels().filter(|k| !elsewhere(k) && !used.contains(*k)).collect();
+    assert!(missing.is_empty(), "kernels that no case uses: {missing:?}");
 }
 
 /// What a backend may add to a case's error.

@@ -12,13 +12,10 @@
 
 struct Add {
     static __device__ float forward(float a, float b) { return a + b; }
-    static __device__ float backward_a(float, float, float dy) { return dy; }
-    static __device__ float backward_b(float, float, float dy) { return dy; }
 };
 
 struct Sub {
     static __device__ float forward(float a, float b) { return a - b; }
-    static __device__ float backward_a(float, float, float dy) { return dy; }
     static __device__ float backward_b(float, float, float dy) { return -dy; }
 };
 
@@ -73,7 +70,11 @@ __device__ void backward_broadcast(u64 n, const Axes& a_axes, const Axes& b_axes
     const u64 i = thread_index();
     if (i >= n) return;
     const float va = load(a[offset(a_axes, i)]), vb = load(b[offset(b_axes, i)]), g = load(dy[i]);
-    d[i] = store<Out>(A ? Op::backward_a(va, vb, g) : Op::backward_b(va, vb, g));
+    if constexpr (A) {
+        d[i] = store<Out>(Op::backward_a(va, vb, g));
+    } else {
+        d[i] = store<Out>(Op::backward_b(va, vb, g));
+    }
 }
 
 #define FORWARD(op, Op, T)                                                                                           \
@@ -91,14 +92,15 @@ __device__ void backward_broadcast(u64 n, const Axes& a_axes, const Axes& b_axes
         const T* dy, Out* d) {                                                                                       \
         backward_broadcast<Op, IsA, T, Out>(n, a_axes, b_axes, a, b, dy, d);                                         \
     }
-#define SIDES(op, Op, T, Out) BACKWARD(op, Op, a, true, T, Out) BACKWARD(op, Op, b, false, T, Out)
-#define BINARY(op, Op)                                                                                               \
-    FORWARD(op, Op, f32) FORWARD(op, Op, f16) FORWARD(op, Op, bf16)                                                  \
-    SIDES(op, Op, f32, f32) SIDES(op, Op, f16, f16) SIDES(op, Op, f16, f32)                                          \
-    SIDES(op, Op, bf16, bf16) SIDES(op, Op, bf16, f32)
+#define FORWARDS(op, Op) FORWARD(op, Op, f32) FORWARD(op, Op, f16) FORWARD(op, Op, bf16)
+#define SIDE(op, Op, side, IsA)                                                                                      \
+    BACKWARD(op, Op, side, IsA, f32, f32) BACKWARD(op, Op, side, IsA, f16, f16) BACKWARD(op, Op, side, IsA, f16, f32) \
+    BACKWARD(op, Op, side, IsA, bf16, bf16) BACKWARD(op, Op, side, IsA, bf16, f32)
+#define BINARY(op, Op) FORWARDS(op, Op) SIDE(op, Op, a, true) SIDE(op, Op, b, false)
 
-BINARY(add, Add)
-BINARY(sub, Sub)
+// Where the gradient is dy itself, there is nothing to compute.
+FORWARDS(add, Add)
+FORWARDS(sub, Sub) SIDE(sub, Sub, b, false)
 BINARY(mul, Mul)
 BINARY(div, Div)
 BINARY(max, Maximum)

@@ -11,7 +11,7 @@
 // <tile> is filters x (tap, channel)s. The sum is long (all pixels of a batch) and its results are few (16 x 144 for a
 // narrow layer: one tile), so the pixels are split, by sizes alone: each split writes f32 sums to `partials`
 // [splits, groups, group_out, kh kw group_in], and a second kernel adds those in their order. No atomics: the same
-// bits on every run, on every GPU.
+// bits on every run.
 
 #include "conv2d.cuh"
 #include "register_tile.cuh"

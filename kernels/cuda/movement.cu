@@ -14,7 +14,6 @@
 typedef unsigned char b8;
 typedef unsigned short b16;
 typedef unsigned int b32;
-typedef unsigned long long b64;
 
 template <class T>
 __device__ void copy(u64 n, const Axes& from, const Axes& to, const T* __restrict__ x, T* __restrict__ y) {
@@ -61,7 +60,7 @@ __device__ void gather_backward(u64 outer, u64 axis, u64 inner, u64 count, const
                                                             const int* indices, T* y, u64* bad) {                    \
         gather_forward<T>(outer, axis, inner, count, x, indices, y, bad);                                            \
     }
-MOVEMENT(b8) MOVEMENT(b16) MOVEMENT(b32) MOVEMENT(b64)
+MOVEMENT(b8) MOVEMENT(b16) MOVEMENT(b32)
 
 #define GATHER_BACKWARD(T)                                                                                           \
     extern "C" __global__ void gather_backward_##T##_scan(u64 outer, u64 axis, u64 inner, u64 count,                 \

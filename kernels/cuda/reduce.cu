@@ -65,28 +65,29 @@ __device__ void reduce_columns(u64 outputs, u64 splits, u64 count, u64 chunk, co
     y[split * outputs + output] = store<Out>(v / divisor);
 }
 
-#define REDUCE(name, Op, T, Out)                                                                                     \
+#define ROWS(name, Op, T, Out)                                                                                       \
     extern "C" __global__ void name##_##T##_##Out##_rows(u64 outputs, u64 splits, u64 count, u64 chunk,              \
                                                          const __grid_constant__ Axes kept,                          \
                                                          const __grid_constant__ Axes reduced, const T* x, Out* y,   \
                                                          float divisor) {                                            \
         reduce_rows<Op, T, Out>(outputs, splits, count, chunk, kept, reduced, x, y, divisor);                        \
-    }                                                                                                                \
+    }
+#define COLUMNS(name, Op, T, Out)                                                                                    \
     extern "C" __global__ void name##_##T##_##Out##_columns(u64 outputs, u64 splits, u64 count, u64 chunk,           \
                                                             const __grid_constant__ Axes kept,                       \
                                                             const __grid_constant__ Axes reduced, const T* x,        \
                                                             Out* y, float divisor) {                                 \
         reduce_columns<Op, T, Out>(outputs, splits, count, chunk, kept, reduced, x, y, divisor);                     \
     }
+#define REDUCE(name, Op, T, Out) ROWS(name, Op, T, Out) COLUMNS(name, Op, T, Out)
 #define REDUCE_DTYPES(name, Op)                                                                                      \
     REDUCE(name, Op, f32, f32) REDUCE(name, Op, f16, f32) REDUCE(name, Op, bf16, f32)                                \
     REDUCE(name, Op, f16, f16) REDUCE(name, Op, bf16, bf16) REDUCE(name, Op, f32, f16) REDUCE(name, Op, f32, bf16)
 
 REDUCE_DTYPES(sum, Sum)
 REDUCE_DTYPES(amax, Max)
-REDUCE(sum_squares, SumSquares, f32, f32)
-REDUCE(sum_squares, SumSquares, f16, f32)
-REDUCE(sum_squares, SumSquares, bf16, f32)
+// Of all elements at once.
+ROWS(sum_squares, SumSquares, f32, f32) ROWS(sum_squares, SumSquares, f16, f32) ROWS(sum_squares, SumSquares, bf16, f32)
 
 // A value and where it stands. The better one is larger, or as large and earlier.
 struct Candidate {

@@ -1,7 +1,7 @@
 //! The backends that the table runs on: made once, named, and visibly skipped where the machine
 //! lacks them.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use tilegrad_engine::{Backend, Device, Dtype};
 use tilegrad_kernels::cpu::simd::Isa;
@@ -207,6 +207,13 @@ pub fn cuda_device() -> Device {
     })
 }
 
+static CUDAS: Mutex<Vec<(String, Arc<Cuda>)>> = Mutex::new(Vec::new());
+
+/// Every CUDA backend that this process has opened for tests, by name.
+pub fn cudas() -> Vec<(String, Arc<Cuda>)> {
+    CUDAS.lock().expect("no panic in between").clone()
+}
+
 /// The CUDA kernels with options, and a name for those, in f32; none where there is no device. Every buffer is
 /// an allocation of its own, so that softcuda and compute-sanitizer see each overrun, and full of NaN (unless
 /// `TILEGRAD_POISON=0`, since memory that was filled hides from them that a kernel reads what none has written).
@@ -215,14 +222,18 @@ pub fn cuda_with(name: &str, options: CudaOptions) -> Option<TestBackend> {
     let poison = std::env::var("TILEGRAD_POISON").as_deref() != Ok("0");
     let options = CudaOptions { poison, exact_allocations: true, ..options };
     match Cuda::new(device, options) {
-        Ok(cuda) => Some(TestBackend {
-            name: format!("{device}{name}"),
-            backend: Arc::new(cuda),
-            dtype: Dtype::F32,
-            rounding: Dtype::F32,
-            approximate_convolution: false,
-            forced_convolution: false,
-        }),
+        Ok(cuda) => {
+            let (name, cuda) = (format!("{device}{name}"), Arc::new(cuda));
+            CUDAS.lock().expect("no panic in between").push((name.clone(), cuda.clone()));
+            Some(TestBackend {
+                name,
+                backend: cuda,
+                dtype: Dtype::F32,
+                rounding: Dtype::F32,
+                approximate_convolution: false,
+                forced_convolution: false,
+            })
+        }
         Err(e) => {
             let required = std::env::var("TILEGRAD_REQUIRE").unwrap_or_default();
             assert!(!is_named(&required, &device.to_string()), "TILEGRAD_REQUIRE={required}: {e}");

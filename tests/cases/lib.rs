@@ -26,7 +26,7 @@ pub mod reduce;
 use std::collections::HashMap;
 
 pub use backends::{
-    TestBackend, at, backends, cpu_with, cuda_backends, cuda_device, cuda_rungs, cuda_with,
+    TestBackend, at, backends, cpu_with, cuda_backends, cuda_device, cuda_rungs, cuda_with, cudas,
     default_backends, exact_backends, half_backends, oracle, oracle_of, thread_counts,
 };
 pub use case::{Case, ErrorCase, Outputs};

@@ -6,7 +6,8 @@
 //! returns; only downloads and [`Backend::synchronize`] wait for the device.
 //!
 //! **Determinism.** Every sum has a shape that depends on sizes alone and is added without float atomics,
-//! so results have the same bits on every run, and on every GPU whose arithmetic is IEEE's.
+//! so results have the same bits on every run on one GPU and driver. GPUs differ: in the order in which tensor
+//! cores add, in the last bit of approximate instructions, and in what a driver fuses.
 
 mod axes;
 mod backend;
@@ -150,6 +151,16 @@ impl Cuda {
     /// many there are: to learn whether a driver takes them all.
     pub fn load_all_kernels(&self) -> Result<usize> {
         self.modules.load_all("load_all_kernels")
+    }
+
+    /// Names of all kernels that there are.
+    pub fn kernels() -> impl Iterator<Item = &'static str> {
+        modules::FAMILIES.iter().flat_map(|family| family.kernels())
+    }
+
+    /// Names of the kernels that were used so far (or loaded by [`Cuda::load_all_kernels`]).
+    pub fn loaded_kernels(&self) -> Vec<String> {
+        self.modules.loaded()
     }
 
     /// The address of `x`, which must be a buffer of this backend with `len` elements of `dtype`.

@@ -346,6 +346,12 @@ impl Modules {
         })
     }
 
+    /// Names of the kernels that were loaded so far.
+    pub fn loaded(&self) -> Vec<String> {
+        let loaded = self.loaded.lock().unwrap_or_else(|e| e.into_inner());
+        loaded.functions.keys().cloned().collect()
+    }
+
     /// Loads every kernel of every family now, and says how many there are.
     pub fn load_all(&self, op: &'static str) -> Result<usize> {
         self.context.bind(op)?;

@@ -54,12 +54,25 @@ pub fn choose(driver: Driver) -> Result<(), String> {
             ));
         }
     }
+    let mut version = 0;
+    // SAFETY: the function is there, as just seen, and writes an int.
+    let _ = unsafe { sys::cuDriverGetVersion(&mut version) };
+    if version < OLDEST {
+        let [major, minor] = [version / 1000, version % 1000 / 10];
+        return Err(format!(
+            "its driver is too old: it is for CUDA {major}.{minor}, the kernels need 12.0"
+        ));
+    }
     *chosen = Some(driver);
     Ok(())
 }
 
+/// The CUDA whose PTX the kernels are (`.version 8.0`), as drivers write it.
+const OLDEST: i32 = 12000;
+
 /// What this backend calls. cudarc would panic where one is missing.
-const FUNCTIONS: [&str; 32] = [
+const FUNCTIONS: [&str; 43] = [
+    "cuDriverGetVersion",
     "cuInit",
     "cuDeviceGet",
     "cuDeviceGetCount",
@@ -82,6 +95,15 @@ const FUNCTIONS: [&str; 32] = [
     "cuModuleGetFunction",
     "cuModuleUnload",
     "cuLaunchKernel",
+    "cuModuleGetGlobal_v2",
+    "cuStreamBeginCapture_v2",
+    "cuStreamEndCapture",
+    "cuGraphInstantiateWithFlags",
+    "cuGraphLaunch",
+    "cuGraphDestroy",
+    "cuGraphExecDestroy",
+    "cuMemAlloc_v2",
+    "cuMemFree_v2",
     "cuMemAllocAsync",
     "cuMemFreeAsync",
     "cuMemHostAlloc",
@@ -90,6 +112,7 @@ const FUNCTIONS: [&str; 32] = [
     "cuMemcpyDtoHAsync_v2",
     "cuMemcpyDtoDAsync_v2",
     "cuMemsetD8Async",
+    "cuMemsetD32Async",
     "cuGetErrorName",
     "cuGetErrorString",
 ];

@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""PyTorch (cuBLAS, cuDNN) on the shapes that `cuda_bench` and `cifar bench --device cuda` timed, for `scripts/gpu-verify.sh`.
+"""PyTorch (cuBLAS, cuDNN) on the shapes that `cuda_bench` and `cifar bench --device cuda` timed: for gpu-verify.sh.
 
     cuda_torch.py kernels KERNELS.tsv                    the lines of cuda_bench, each with PyTorch's milliseconds
     cuda_torch.py train BATCH MODEL:f32|tf32|bf16 ...    a line each: model, format, milliseconds of a training step
 
-Convolutions are NHWC (channels_last), with cuDNN's search for its fastest algorithm. Times are those of CUDA events around
-batches of about 20 ms, the median of seven, as on our side. f32 is f32: TF32 is allowed only where a line says tf32.
+Convolutions are NHWC (channels_last), with cuDNN's search for its fastest algorithm. Times are those of CUDA events
+around batches of about 20 ms, the median of seven, as on our side. f32 is f32: TF32 is allowed only where a line says
+tf32.
 `--device cpu` is there to try the script where no GPU is.
 """
 import argparse, statistics, sys, time

@@ -5,8 +5,8 @@
 #   scripts/gpu-verify.sh run [OUT.md]   where the GPU is: tests, checks and benchmarks, into one report of Markdown
 #
 # `run` needs this script and target/gpu-verify/ (which has a copy of the script, so the folder alone will do), bash and
-# coreutils. It uses compute-sanitizer, and python3 with PyTorch, where they are. It runs for less than 8 minutes, goes on
-# after a failure, and ends with a status other than 0 if anything failed or was cut.
+# coreutils. It uses compute-sanitizer, and python3 with PyTorch, where they are. It runs for less than 8 minutes, goes
+# on after a failure, and ends with a status other than 0 if anything failed or was cut.
 #
 #   GPU_VERIFY_DEVICE=softcuda   the same on the software device, with small samples and sizes: to try this script (CI)
 #   GPU_VERIFY_SECONDS=470       time for everything; a part whose time is over is cut, and the report says so
@@ -60,7 +60,7 @@ $list"
     [ "$bytes" -le $most ] || die "that is more than $most bytes"
 }
 
-# --- run ---------------------------------------------------------------------------------------------------------------
+# --- run -------------------------------------------------------------------------------------------------------------
 
 # Text of a log in the report, shortened.
 quote() {

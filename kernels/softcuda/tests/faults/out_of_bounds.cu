@@ -1,5 +1,5 @@
 // The last element has no right neighbour, but reads it.
-// expects: out of bounds: read of 4 bytes of global memory; 0 bytes past the end of the allocation of 256 bytes; thread (63,0,0)
+// expects: out of bounds: read of 4 bytes of global memory; 0 bytes past the end of the allocation; thread (63,0,0)
 extern "C" __global__ void out_of_bounds(const float *x, float *y, unsigned n) {
     unsigned i = blockIdx.x * blockDim.x + threadIdx.x;
     if (i < n) {

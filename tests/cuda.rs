@@ -5,8 +5,8 @@ use tilegrad::cuda_device;
 use tilegrad_kernels::cuda::{Cuda, CudaOptions};
 use tilegrad_kernels::reference::Reference;
 use tilegrad_kernels::{
-    Backend, Buffer, CrossEntropyArgs, Device, Dtype, Error, GatherArgs, PermuteArgs, Unary,
-    download, upload,
+    Backend, Binary, BroadcastArgs, Buffer, CrossEntropyArgs, Device, Dtype, Error, GatherArgs,
+    PermuteArgs, Unary, download, upload,
 };
 
 /// A backend as users have it: with a pool.
@@ -119,6 +119,31 @@ fn every_dtype_is_filled_converted_and_moved() {
         let ours = reference.upload(from, &moved(&cuda, &x)).unwrap();
         let ours = reference.download(&reference.cast(&ours, Dtype::F64).unwrap()).unwrap();
         assert_eq!(ours, moved(&reference, &wide), "{from}");
+    }
+}
+
+/// The engine subtracts by adding what it has negated, so only a caller of the backend gets here.
+#[test]
+fn a_difference_has_gradients() {
+    let (Some(cuda), reference) = (pooled(), Reference::new()) else { return };
+    let (small, large): (Vec<f32>, Vec<f32>) =
+        ((0..6).map(|i| i as f32 - 2.0).collect(), (0..24).map(|i| i as f32 / 8.0 - 1.0).collect());
+    for shape in [[4, 6], [1, 6]] {
+        let args = BroadcastArgs::new("sub", &[4, 6], &shape).unwrap();
+        for dtype in [Dtype::F32, Dtype::F16, Dtype::BF16] {
+            let run = |be: &dyn Backend, dtype: Dtype| {
+                let cast = |x: &[f32]| be.cast(&upload(be, x).unwrap(), dtype).unwrap();
+                let b = if shape[0] == 4 { &large } else { &small };
+                let (a, b, dy) = (cast(&large), cast(b), cast(&large));
+                let [da, db] =
+                    be.binary_backward(Binary::Sub, &args, &a, &b, &dy, [true; 2]).unwrap();
+                [da, db].map(|d| {
+                    let d = be.cast(&d.expect("needed"), Dtype::F32).unwrap();
+                    download::<f32>(be, &d).unwrap()
+                })
+            };
+            assert_eq!(run(&cuda, dtype), run(&reference, Dtype::F32), "{dtype} {shape:?}");
+        }
     }
 }
 

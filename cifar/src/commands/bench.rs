@@ -44,7 +44,7 @@ pub struct Args {
     /// Images a step
     #[arg(long, value_name = "N", default_value_t = 128)]
     batch: usize,
-    /// Number format of activations: f32 or bf16
+    /// Number format of activations: f32, bf16 or f16
     #[arg(long, default_value = "f32")]
     dtype: String,
     /// Timed steps

@@ -39,7 +39,7 @@ pub struct Args {
     /// Device: cpu, cuda, cuda:N, softcuda or reference [default: cuda where a GPU is, else cpu]
     #[arg(long)]
     device: Option<String>,
-    /// Number format of activations: f32 or bf16
+    /// Number format of activations: f32, bf16 or f16
     #[arg(long, default_value = "f32")]
     precision: String,
     /// Threads of the CPU device [default: one a core]

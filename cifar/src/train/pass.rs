@@ -42,19 +42,23 @@ pub struct StepGraph {
     targets: Tensor,
 }
 
-impl StepGraph {
-    /// The pass, as the last replay left it.
-    pub fn recorded(&self) -> &Pass {
-        self.recorded.output()
-    }
-}
-
-/// Who holds a pass.
+/// Who holds a pass that was made, and its images.
 pub enum Made {
     /// The caller.
     Once(Box<Pass>, Tensor),
     /// The trainer's graph, until the next replay.
     Replayed,
+}
+
+impl Made {
+    /// The pass and its images. `graph` is the trainer's.
+    pub fn look<'a>(&'a self, graph: &'a Option<StepGraph>) -> (&'a Pass, &'a Tensor) {
+        match (self, graph) {
+            (Made::Once(pass, x), _) => (pass, x),
+            (Made::Replayed, Some(graph)) => (graph.recorded.output(), &graph.x),
+            (Made::Replayed, None) => unreachable!("a graph was replayed"),
+        }
+    }
 }
 
 impl Trainer {
@@ -102,17 +106,6 @@ impl Trainer {
         drop(batch);
         let pass = self.compute_pass(&x, &targets, part, factor)?;
         Ok(Made::Once(Box::new(pass), x))
-    }
-
-    /// What the pass that was `made` left.
-    pub(super) fn look<'a>(&'a self, made: &'a Made) -> (&'a Pass, &'a Tensor) {
-        match made {
-            Made::Once(pass, x) => (pass, x),
-            Made::Replayed => {
-                let graph = self.graph.as_ref().expect("a pass was replayed");
-                (graph.recorded(), &graph.x)
-            }
-        }
     }
 
     fn upload(&self, batch: &Batch) -> Result<(Tensor, Tensor)> {

@@ -58,7 +58,7 @@ impl Trainer {
             let share = batch.size as f64 / images as f64;
             let labels = self.labels(&batch);
             let mut made = self.pass(batch, part, share * scale)?;
-            self.look(&made).0.measure(&labels, &mut stats)?;
+            made.look(&self.graph).0.measure(&labels, &mut stats)?;
             if let (Made::Once(pass, _), true) = (&mut made, accumulate > 1) {
                 let new = std::mem::take(&mut pass.gradients);
                 match &mut sum {
@@ -69,7 +69,7 @@ impl Trainer {
             last = Some((made, part));
         }
         let Some((made, part)) = last else { bail!("an epoch ended before its last step") };
-        let (pass, x) = self.look(&made);
+        let (pass, x) = made.look(&self.graph);
         let gradients = sum.as_ref().unwrap_or(&pass.gradients);
         let norm = match &pass.norm {
             Some(norm) => norm.clone(),
@@ -97,14 +97,6 @@ impl Trainer {
             stats.skipped = true;
             return Ok(stats);
         }
-        // Not through `look`, which would hold all of the trainer.
-        let gradients = match (&sum, &made) {
-            (Some(sum), _) => sum,
-            (None, Made::Once(pass, _)) => &pass.gradients,
-            (None, Made::Replayed) => {
-                &self.graph.as_ref().expect("it was replayed").recorded().gradients
-            }
-        };
         self.update.step(step, &self.model, gradients, &norm, scale)?;
         Ok(stats)
     }

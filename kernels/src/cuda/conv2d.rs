@@ -81,10 +81,7 @@ impl FromStr for ConvAlgorithm {
     type Err = Error;
 
     fn from_str(s: &str) -> Result<Self> {
-        ConvAlgorithm::ALL.into_iter().find(|a| a.name() == s).ok_or_else(|| {
-            let names = ConvAlgorithm::ALL.map(ConvAlgorithm::name).join(", ");
-            Error::argument(OP, format!("unknown algorithm '{s}': expected one of {names}"))
-        })
+        super::by_name(OP, s, &ConvAlgorithm::ALL, ConvAlgorithm::name)
     }
 }
 

@@ -88,10 +88,7 @@ impl FromStr for MatmulAlgorithm {
     type Err = Error;
 
     fn from_str(s: &str) -> Result<Self> {
-        MatmulAlgorithm::ALL.into_iter().find(|a| a.name() == s).ok_or_else(|| {
-            let names = MatmulAlgorithm::ALL.map(MatmulAlgorithm::name).join(", ");
-            Error::argument(OP, format!("unknown algorithm '{s}': expected one of {names}"))
-        })
+        super::by_name(OP, s, &MatmulAlgorithm::ALL, MatmulAlgorithm::name)
     }
 }
 

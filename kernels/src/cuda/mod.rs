@@ -120,6 +120,20 @@ impl Output {
     }
 }
 
+/// The algorithm called `name`, of `all`.
+fn by_name<A: Copy>(
+    op: &'static str,
+    name: &str,
+    all: &[A],
+    name_of: fn(A) -> &'static str,
+) -> Result<A> {
+    all.iter().copied().find(|&a| name_of(a) == name).ok_or_else(|| {
+        let names: Vec<_> = all.iter().copied().map(name_of).collect();
+        let names = names.join(", ");
+        Error::argument(op, format!("unknown algorithm '{name}': expected one of {names}"))
+    })
+}
+
 /// An algorithm by option, or else by the environment.
 fn forced<A: std::str::FromStr<Err = Error>>(
     option: Option<A>,

@@ -151,13 +151,19 @@ fn multiplies_from(s: &Shape, start: i32) {
     };
     let wanted = fragment(nc, in_one, number, sum, at);
 
+    let kind = if s.sum == Sum::F32 { "f" } else { "r" };
+    let words = execute(s.opcode, s.registers, kind, [&a, &b, &c]);
+    assert_eq!(words, wanted, "{} from {start}", s.opcode);
+}
+
+/// The words of D, lane by lane, from those of A, B and C; `kind` is the letter of D's registers.
+fn execute(opcode: &str, [na, nb, nc]: [usize; 3], kind: &str, fragments: [&[u32]; 3]) -> Vec<u32> {
     let device = checked();
-    let [pa, pb, pc] = [&a, &b, &c].map(|words| upload(&device, words));
+    let [pa, pb, pc] = fragments.map(|words| upload(&device, words));
     let out = upload(&device, &vec![0; 32 * nc]);
     let list = |name: &str, first: usize, n: usize| {
         (0..n).map(|i| format!("%{name}{}", first + i)).collect::<Vec<_>>().join(", ")
     };
-    let kind = if s.sum == Sum::F32 { "f" } else { "r" };
     let mut body = String::from(
         "ld.param.u64 %d0, [p0]; ld.param.u64 %d1, [p1]; ld.param.u64 %d2, [p2]; ld.param.u64 %d3, [p3];
          mov.u32 %r0, %tid.x;",
@@ -170,7 +176,7 @@ fn multiplies_from(s: &Shape, start: i32) {
     }
     body += &format!(
         "mma.sync.aligned.{} {{{}}}, {{{}}}, {{{}}}, {{{}}};\n",
-        s.opcode,
+        opcode,
         list(kind, 20, nc),
         list("r", 1, na),
         list("r", 5, nb),
@@ -181,7 +187,44 @@ fn multiplies_from(s: &Shape, start: i32) {
         body += &format!("st.global.b32 [%d5+{}], %{kind}{};\n", 4 * i, 20 + i);
     }
     run(&device, &module(4, &body), 1, [32, 1, 1], &[pa, pb, pc, out]).expect("runs");
-    assert_eq!(download(&device, out, 32 * nc), wanted, "{} from {start}", s.opcode);
+    download(&device, out, 32 * nc)
+}
+
+/// Numbers of all sizes, subnormal ones too: along k, each step rounds once.
+#[test]
+fn mma_adds_along_k_with_fused_multiply_adds() {
+    let mut seed = 7u32;
+    // Two halves with the highest bit of their exponents unset: below 2, and no infinity or NaN.
+    let mut pairs = |n: usize| -> Vec<u32> {
+        let next = |_| {
+            seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (seed ^ seed >> 15) & !(1 << 14 | 1 << 30)
+        };
+        (0..32 * n).map(next).collect()
+    };
+    let f16 = |bits: u16| half::f16::from_bits(bits).to_f32();
+    let bf16 = |bits: u16| half::bf16::from_bits(bits).to_f32();
+    type Wide<'a> = &'a dyn Fn(u16) -> f32;
+    for (ty, k, wide) in [("f16", 16, &f16 as Wide<'_>), ("f16", 8, &f16), ("bf16", 16, &bf16)] {
+        let (na, nb) = (k / 4, k / 8);
+        let (a, b) = (pairs(na), pairs(nb));
+        let c: Vec<u32> = pairs(4).iter().map(|&w| wide(w as u16).to_bits()).collect();
+        let value = |words: &[u32], lane: usize, n: usize, register: usize, i: usize| {
+            wide((words[n * lane + register] >> (16 * i)) as u16)
+        };
+        let left =
+            |r: usize, x: usize| value(&a, r % 8 * 4 + x % 8 / 2, na, r / 8 + x / 8 * 2, x % 2);
+        let right = |x: usize, n: usize| value(&b, n * 4 + x % 8 / 2, nb, x / 8, x % 2);
+        let opcode = format!("m16n8k{k}.row.col.f32.{ty}.{ty}.f32");
+        let got = execute(&opcode, [na, nb, 4], "f", [&a, &b, &c]);
+        for (place, &word) in got.iter().enumerate() {
+            let (lane, i) = (place / 4, place % 4);
+            let (r, n) = (lane / 4 + i / 2 * 8, lane % 4 * 2 + i % 2);
+            let wanted = (0..k)
+                .fold(f32::from_bits(c[place]), |sum, x| left(r, x).mul_add(right(x, n), sum));
+            assert_eq!(word, wanted.to_bits(), "{opcode}: {r}, {n}");
+        }
+    }
 }
 
 /// `m8n8k4` of f64: a lane has one element of A and of B, and two neighbours of C and D.

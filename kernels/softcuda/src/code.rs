@@ -178,8 +178,8 @@ pub enum End {
     Index { row: u32, guard: u32, targets: Box<[u32]> },
     /// The lanes are done (those that the guard lets through).
     Exit { guard: u32 },
-    /// The block's last instruction waits until all lanes of its member mask are here; `aligned`: its
-    /// lanes must agree on the guard.
+    /// The block's last instruction waits until all lanes of its member mask are here; `aligned`:
+    /// its lanes must agree on the guard.
     Converge { members: u32, guard: u32, aligned: bool },
     /// The last instruction is a barrier of the thread block.
     Barrier(Barrier),

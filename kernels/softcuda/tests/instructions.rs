@@ -75,8 +75,8 @@ fn integers() {
     }
 }
 
-/// PTX ISA, `cvt`: NaN becomes 0 if neither is the source f64 nor the destination 64 bits wide, else
-/// the number whose highest bit alone is set.
+/// PTX ISA, `cvt`: NaN becomes 0 if neither is the source f64 nor the destination 64 bits wide,
+/// else the number whose highest bit alone is set.
 #[test]
 fn not_a_number_as_an_integer() {
     const NAN32: u32 = 0x7fc0_0000;

@@ -156,7 +156,7 @@ unsafe fn gather_b<P: Part, const K: usize>(
         let down = register * 4 * P::EACH;
         // SAFETY: a decoded row.
         let words = unsafe { lanes::row::<u32>(ctx, ctx.grid.code.lists[list + register]) };
-        // Words are transposed before they are taken apart: fewer to move, and columns side by side.
+        // Words are transposed before they are taken apart: fewer to move, columns side by side.
         for t in 0..4 {
             let column: [u32; N] = std::array::from_fn(|g| words[4 * g + t]);
             for i in 0..P::EACH {

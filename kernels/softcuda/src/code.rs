@@ -178,8 +178,9 @@ pub enum End {
     Index { row: u32, guard: u32, targets: Box<[u32]> },
     /// The lanes are done (those that the guard lets through).
     Exit { guard: u32 },
-    /// The block's last instruction waits until all lanes of its member mask are here.
-    Converge { members: u32, guard: u32 },
+    /// The block's last instruction waits until all lanes of its member mask are here; `aligned`:
+    /// its lanes must agree on the guard.
+    Converge { members: u32, guard: u32, aligned: bool },
     /// The last instruction is a barrier of the thread block.
     Barrier(Barrier),
     /// `trap`
@@ -199,6 +200,8 @@ pub struct Barrier {
     pub reduce: Option<Reduce>,
     /// Guard as in [`Insn::guard`].
     pub guard: u32,
+    /// Whether the lanes of a warp must agree on the guard.
+    pub aligned: bool,
 }
 
 /// `bar.red`

@@ -9,7 +9,7 @@ use crate::exec::{self, Grid};
 use crate::memory::Memory;
 use crate::profile::Profile;
 use crate::types::Space;
-use crate::{decode, parser};
+use crate::{decode, limits, parser};
 
 /// What is checked beyond what the interpreter needs for its own safety (bounds of the arena and
 /// alignment).
@@ -79,15 +79,6 @@ pub struct Param {
     /// Its alignment.
     pub align: usize,
 }
-
-/// Threads of a block, as sm_80 has it.
-const MAX_BLOCK_THREADS: u64 = 1024;
-/// Threads along each axis of a block.
-const MAX_BLOCK: [u32; 3] = [1024, 1024, 64];
-/// Blocks along each axis of a grid.
-const MAX_GRID: [u32; 3] = [i32::MAX as u32, 65_535, 65_535];
-/// Shared memory of a block, as sm_80 has it.
-const MAX_SHARED_BYTES: usize = 163 << 10;
 
 /// A software CUDA device: one address space of its own, whose pointers are never host pointers.
 #[derive(Clone)]
@@ -244,7 +235,7 @@ impl Device {
             return Err(refuse("the module was loaded on another device".into()));
         }
         for (what, size, limit) in
-            [("grid", launch.grid, MAX_GRID), ("block", launch.block, MAX_BLOCK)]
+            [("grid", launch.grid, limits::GRID), ("block", launch.block, limits::BLOCK)]
         {
             if (0..3).any(|i| size[i] == 0 || size[i] > limit[i]) {
                 return Err(refuse(format!("{what} {size:?}: 1 to {limit:?} are possible")));
@@ -262,9 +253,10 @@ impl Device {
         }
         let offset = code.shared_bytes.next_multiple_of(code.dynamic_align);
         let shared_bytes = offset + launch.shared_bytes as usize;
-        if shared_bytes > MAX_SHARED_BYTES {
+        if shared_bytes > limits::SHARED_BYTES {
             return Err(refuse(format!(
-                "{shared_bytes} bytes of shared memory: at most {MAX_SHARED_BYTES} are possible"
+                "{shared_bytes} bytes of shared memory: at most {} are possible",
+                limits::SHARED_BYTES
             )));
         }
         if params.len() != code.params.len() {
@@ -383,7 +375,7 @@ impl Function {
     pub fn max_threads(&self) -> usize {
         let bound = self.code.max_threads;
         let threads =
-            bound.map_or(MAX_BLOCK_THREADS, |(t, _)| t.iter().map(|&n| u64::from(n)).product());
-        threads.min(MAX_BLOCK_THREADS) as usize
+            bound.map_or(limits::BLOCK_THREADS, |(t, _)| t.iter().map(|&n| u64::from(n)).product());
+        threads.min(limits::BLOCK_THREADS) as usize
     }
 }

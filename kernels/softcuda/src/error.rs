@@ -72,6 +72,19 @@ pub enum Error {
         /// What was found, and what would have been right.
         message: String,
     },
+    /// PTX that is too new for the device's driver, or of no version that ever was.
+    #[error(
+        "{file}:{line}: .version {found}: a driver of CUDA 12.0 reads 1.0 to {:?}",
+        crate::limits::PTX_VERSION
+    )]
+    PtxVersion {
+        /// Name given to `load`.
+        file: String,
+        /// Line, from 1.
+        line: u32,
+        /// The file's version.
+        found: String,
+    },
     /// PTX, but of an instruction (or form of it) that softcuda does not execute.
     #[error("{file}:{line}: {opcode}: {message}")]
     Instruction {

@@ -48,6 +48,7 @@ mod error;
 mod exec;
 mod lanes;
 mod lexer;
+mod limits;
 mod memory;
 mod parser;
 mod profile;

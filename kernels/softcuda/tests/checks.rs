@@ -153,6 +153,24 @@ fn barriers_that_not_all_reach() {
     let body =
         "setp.lt.u32 %p1, %r0, 32; @%p1 bra $low; bar.sync 2;\nbra $end; $low: bar.sync 1; $end:";
     trips(64, body, &["no thread can go on; 32 threads on line"]);
+    // .aligned: the lanes of a warp must agree on whether they execute it; whole warps need not.
+    let half = "setp.lt.u32 %p1, %r0, 16;";
+    let matrix = ".shared .align 16 .b8 all[512]; mov.u32 %r1, all;";
+    for body in [
+        "@%p1 bar.sync 0; @!%p1 bar.sync 0;",
+        "@%p1 barrier.sync.aligned 0;",
+        "@%p1 ldmatrix.sync.aligned.m8n8.x1.shared.b16 {%r2}, [%r1];",
+        "@%p1 mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%f1, %f2, %f3, %f4}, {%r1, %r1}, {%r1},
+           {%f1, %f2, %f3, %f4};",
+    ] {
+        let parts = ["barrier divergence", "lanes 0x0000ffff of 0xffffffff", ".aligned"];
+        let error = trips(32, &format!("{matrix} {half} {body}"), &parts);
+        assert!(matches!(error, Error::Barrier { .. }));
+    }
+    lanes_on(&lenient, 32, &[], &format!("{half} @%p1 bar.sync 0; @!%p1 bar.sync 0;"))
+        .expect("runs");
+    lanes(64, &[], "setp.lt.u32 %p1, %r0, 32; @%p1 bar.sync 1, 32; @!%p1 bar.sync 2, 32;")
+        .expect("each warp agrees");
     trips(32, "bar.sync 16;", &["barrier 16: there are 0 to 15"]);
     trips(32, "bar.sync 1, 40;", &["40 threads: barriers count in warps of 32"]);
 }

@@ -24,6 +24,8 @@ fn bad_ptx_is_refused_with_its_line() {
     refused!(load_ptx(&unknown), CUDA_ERROR_INVALID_PTX, "fma.quickly.f32");
     let middle = host::PTX.find("ld.global").unwrap() + 5;
     refused!(load_ptx(&host::PTX[..middle]), CUDA_ERROR_INVALID_PTX, "PTX in memory:");
+    let newer = host::PTX.replacen(".version 8.0", ".version 8.3", 1);
+    refused!(load_ptx(&newer), CUDA_ERROR_UNSUPPORTED_PTX_VERSION, ".version 8.3");
     refused!(load_ptx(""), CUDA_ERROR_INVALID_PTX, ":");
     refused!(load_ptx("\x7fELF..."), CUDA_ERROR_NO_BINARY_FOR_GPU, "cubin");
     refused!(

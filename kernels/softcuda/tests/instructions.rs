@@ -75,6 +75,38 @@ fn integers() {
     }
 }
 
+/// PTX ISA, `cvt`: NaN becomes 0 if neither is the source f64 nor the destination 64 bits wide,
+/// else the number whose highest bit alone is set.
+#[test]
+fn not_a_number_as_an_integer() {
+    const NAN32: u32 = 0x7fc0_0000;
+    const NAN64: u32 = 0x7ff8_0000; // of the high word
+    let single = "mov.b32 %f1, %r2;";
+    let double = "mov.b64 %d5, {%r3, %r2}; mov.b64 %g1, %d5;";
+    let half = "mov.b32 {%h1, %h2}, %r2;";
+    let (high, low) = ("mov.b64 {%r4, %r1}, %d6;", "mov.b64 {%r1, %r4}, %d6;");
+    for (nan, start, body, wanted) in [
+        (NAN32, single, "cvt.rni.s32.f32 %r1, %f1;", 0),
+        (NAN32, single, "cvt.rzi.u32.f32 %r1, %f1;", 0),
+        (NAN32, single, "cvt.rpi.u16.f32 %h1, %f1; cvt.u32.u16 %r1, %h1;", 0),
+        (0x7e00, half, "cvt.rni.s32.f16 %r1, %h1;", 0),
+        (NAN64, double, "cvt.rni.s32.f64 %r1, %g1;", 1 << 31),
+        (NAN64 | 1 << 31, double, "cvt.rzi.u32.f64 %r1, %g1;", 1 << 31),
+        (NAN64, double, "cvt.rzi.s16.f64 %h1, %g1; cvt.s32.s16 %r1, %h1;", 0xffff_8000),
+        (NAN64, double, "cvt.rzi.u16.f64 %h1, %g1; cvt.u32.u16 %r1, %h1;", 0x8000),
+        (NAN64, double, "cvt.rzi.u8.f64 %r1, %g1;", 0x80),
+        (NAN64, double, &format!("cvt.rmi.s64.f64 %d6, %g1; {high}"), 1 << 31),
+        (NAN64, double, &format!("cvt.rmi.s64.f64 %d6, %g1; {low}"), 0),
+        (NAN64, double, &format!("cvt.rni.u64.f64 %d6, %g1; {high}"), 1 << 31),
+        (NAN32, single, &format!("cvt.rni.s64.f32 %d6, %f1; {high}"), 1 << 31),
+        (NAN32, single, &format!("cvt.rzi.u64.f32 %d6, %f1; {high}"), 1 << 31),
+        (NAN32, single, &format!("cvt.rzi.u64.f32 %d6, %f1; {low}"), 0),
+        (0x7e00, half, &format!("cvt.rni.s64.f16 %d6, %h1; {high}"), 1 << 31),
+    ] {
+        assert_eq!(scalar([nan, 0, 0], &format!("{start} {body}")), wanted, "{body} of {nan:#x}");
+    }
+}
+
 fn lop3_by_bits(a: u32, b: u32, c: u32, table: u32) -> u32 {
     (0..32).fold(0, |d, i| {
         let index = (a >> i & 1) << 2 | (b >> i & 1) << 1 | (c >> i & 1);
@@ -94,8 +126,26 @@ fn single_precision() {
         ([1e-38, 0.1, 0.0], "mul.f32 %f1, %f2, %f3;", 1e-38 * 0.1),
         ([0.1, 10.0, -1.0], "fma.rn.f32 %f1, %f2, %f3, %f4;", 0.1f32.mul_add(10.0, -1.0)),
         ([1.0, 3.0, 0.0], "div.rn.f32 %f1, %f2, %f3;", 1.0 / 3.0),
-        ([1.0, 3.0, 0.0], "div.rp.f32 %f1, %f2, %f3;", (1.0f32 / 3.0).max(1.0 / 3.0)),
+        // The f32 nearest to a third is above it, the one nearest to the root of 2 below.
+        ([1.0, 3.0, 0.0], "div.rz.f32 %f1, %f2, %f3;", (1.0f32 / 3.0).next_down()),
+        ([1.0, 3.0, 0.0], "div.rm.f32 %f1, %f2, %f3;", (1.0f32 / 3.0).next_down()),
+        ([1.0, 3.0, 0.0], "div.rp.f32 %f1, %f2, %f3;", 1.0 / 3.0),
+        ([-1.0, 3.0, 0.0], "div.rz.f32 %f1, %f2, %f3;", (-1.0f32 / 3.0).next_up()),
+        ([-1.0, 3.0, 0.0], "div.rm.f32 %f1, %f2, %f3;", -1.0 / 3.0),
+        ([-1.0, 3.0, 0.0], "div.rp.f32 %f1, %f2, %f3;", (-1.0f32 / 3.0).next_up()),
         ([2.0, 0.0, 0.0], "sqrt.rn.f32 %f1, %f2;", 2f32.sqrt()),
+        ([2.0, 0.0, 0.0], "sqrt.rm.f32 %f1, %f2;", 2f32.sqrt()),
+        ([2.0, 0.0, 0.0], "sqrt.rp.f32 %f1, %f2;", 2f32.sqrt().next_up()),
+        ([3.0, 0.0, 0.0], "rcp.rm.f32 %f1, %f2;", (1.0f32 / 3.0).next_down()),
+        ([1.0 + f32::EPSILON; 3], "mul.rn.f32 %f1, %f2, %f3;", 1.0 + 2.0 * f32::EPSILON),
+        (
+            [1.0 + f32::EPSILON; 3],
+            "mul.rp.f32 %f1, %f2, %f3;",
+            (1.0 + 2.0 * f32::EPSILON).next_up(),
+        ),
+        ([1.0, 1.0, 1e-10], "fma.rp.f32 %f1, %f2, %f3, %f4;", 1.0f32.next_up()),
+        ([1.0, 1.0, -1e-10], "fma.rz.f32 %f1, %f2, %f3, %f4;", 1.0f32.next_down()),
+        ([1.0, 1.0, -1e-10], "fma.rp.f32 %f1, %f2, %f3, %f4;", 1.0),
         ([4.0, 0.0, 0.0], "rsqrt.approx.f32 %f1, %f2;", 0.5),
         ([3.0, 0.0, 0.0], "ex2.approx.f32 %f1, %f2;", 8.0),
         ([8.0, 0.0, 0.0], "lg2.approx.f32 %f1, %f2;", 3.0),
@@ -166,6 +216,45 @@ fn memory_of_all_widths() {
         mov.u32 %r9, %tid.x; setp.eq.u32 %p3, %r9, 0; @%p3 st.shared.u32 [all+4], %r3; bar.sync 0; \
         ld.u32 %r5, [%d6+4]; selp.u32 %r1, %r5, 0, %p1;";
     assert_eq!(scalar([1, 42, 0], body), 42);
+}
+
+/// PTX ISA, `atom` and `red`: `.add.f32` on global memory flushes subnormal inputs and results to
+/// zeros of their sign, on shared memory it does not.
+#[test]
+fn atomic_sums_keep_subnormals_in_shared_memory_only() {
+    const TINY: u32 = 0x0000_1234;
+    const LEAST: u32 = 0x0080_0000; // the smallest normal f32
+    let start = ".shared .align 8 .b8 all[128]; mov.u32 %r9, all; shl.b32 %r8, %r0, 2; add.u32 %r9, %r9, %r8;
+        ld.global.f32 %f1, [%d1]; ld.global.f32 %f2, [%d1+4]; st.shared.f32 [%r9], %f1; st.global.f32 [%d0], %f1;
+        cvt.u64.u32 %d6, %r9; cvta.shared.u64 %d6, %d6;";
+    let fetch = "ld.shared.f32 %f3, [%r9]; st.global.f32 [%d0], %f3;";
+    // Odd lanes add to global memory, even ones to shared memory, with one instruction.
+    let mixed = format!(
+        "and.b32 %r1, %r0, 1; setp.eq.u32 %p1, %r1, 1; selp.b64 %d7, %d0, %d6, %p1;
+         red.add.f32 [%d7], %f2; @%p1 bra $end; {fetch} $end:"
+    );
+    for (old, value, global, shared) in [
+        (TINY, 0, 0, TINY),
+        (TINY | 1 << 31, 1 << 31, 1 << 31, TINY | 1 << 31),
+        (0, TINY, 0, TINY),
+        (LEAST, TINY, LEAST, LEAST | TINY),
+        (LEAST + 0x40_0000, LEAST | 1 << 31, 0, 0x40_0000),
+        (F(1.5), F(2.25), F(3.75), F(3.75)),
+    ] {
+        for (body, even, odd) in [
+            ("red.global.add.f32 [%d0], %f2;", global, global),
+            ("atom.global.add.f32 %f3, [%d0], %f2;", global, global),
+            ("atom.add.f32 %f3, [%d0], %f2;", global, global),
+            (&format!("red.shared.add.f32 [%r9], %f2; {fetch}"), shared, shared),
+            (&format!("atom.shared.add.f32 %f3, [%r9], %f2; {fetch}"), shared, shared),
+            (&format!("red.add.f32 [%d6], %f2; {fetch}"), shared, shared),
+            (&mixed, shared, global),
+        ] {
+            let words = lanes(32, &[old, value], &format!("{start} {body}")).expect("runs");
+            let wanted: Vec<u32> = (0..32).map(|i| if i % 2 == 0 { even } else { odd }).collect();
+            assert_eq!(words, wanted, "{body} of {old:#x} and {value:#x}");
+        }
+    }
 }
 
 #[test]

@@ -76,6 +76,70 @@ fn what_is_not_ptx_is_refused() {
     }
 }
 
+/// A module whose version, target, static shared memory and parameters (bytes) are given.
+fn sized(version: &str, target: &str, shared: usize, params: usize) -> String {
+    format!(
+        ".version {version}\n.target {target}\n.address_size 64\n\
+         .visible .entry k(.param .align 1 .b8 p[{params}])\n{{\n\
+         .reg .b32 %r<2>; .shared .align 1 .b8 tile[{shared}];\n\
+         mov.u32 %r1, tile;\nret;\n}}\n"
+    )
+}
+
+#[test]
+fn what_the_device_cannot_do_is_refused_when_it_is_loaded() {
+    let device = checked();
+    for (version, target, shared, params) in
+        [("8.0", "sm_80", 48 << 10, 0x1100), ("7.0", "sm_80, debug", 1, 1), ("6.3", "sm_70", 1, 1)]
+    {
+        device.load("good.ptx", &sized(version, target, shared, params)).expect("loads");
+    }
+    for (text, line, message) in [
+        (sized("9.9", "sm_80", 4, 8), 1, ".version 9.9: a driver of CUDA 12.0 reads 1.0 to 8.0"),
+        (sized("8.1", "sm_80", 4, 8), 1, ".version 8.1"),
+        (sized("0.5", "sm_80", 4, 8), 1, ".version 0.5"),
+        (sized("8.0", "sm_100", 4, 8), 2, "target sm_100: the device is an sm_80"),
+        (sized("8.0", "sm_90a", 4, 8), 2, "target sm_90a: the device is an sm_80"),
+        (sized("8.0", "sm_86", 4, 8), 2, "target sm_86"),
+        (sized("8.0", "sm_80a", 4, 8), 2, "unknown target sm_80a"),
+        (
+            sized("8.0", "sm_80", 100_000, 8),
+            4,
+            "kernel k has 100000 bytes of static shared memory: at most 49152 are possible",
+        ),
+        (sized("8.0", "sm_80", 49_153, 8), 4, "49153 bytes of static shared memory"),
+        (
+            sized("8.0", "sm_80", 4, 6000),
+            4,
+            "kernel k has 6000 bytes of parameters: at most 4352 are possible",
+        ),
+        (sized("8.0", "sm_80", 4, 4353), 4, "4353 bytes of parameters"),
+    ] {
+        let error = failure(device.load("bad.ptx", &text).map(|_| ())).to_string();
+        assert!(error.starts_with(&format!("bad.ptx:{line}: ")), "{error}");
+        assert!(error.contains(message), "{error}");
+        let (status, errors) = check(&text);
+        assert!(!status && errors.contains(message), "{errors}");
+    }
+}
+
+/// What `softcuda check` says of a text: whether it succeeds, and its standard error.
+fn check(text: &str) -> (bool, String) {
+    use std::sync::atomic::{AtomicU32, Ordering};
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let name = format!("softcuda-refusals-{}-{number}.ptx", std::process::id());
+    let file = std::env::temp_dir().join(name);
+    std::fs::write(&file, text).expect("a temporary file");
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_softcuda"))
+        .arg("check")
+        .arg(&file)
+        .output()
+        .expect("softcuda runs");
+    std::fs::remove_file(&file).expect("it was written");
+    (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
 /// A text with something of everything.
 fn sample() -> String {
     module(

@@ -6,8 +6,9 @@ use super::modifiers::Modifiers;
 use super::table::Decoded;
 use crate::ast::{Instruction, Operand};
 use crate::code::{Class, Handler};
-use crate::exec::atomic::update;
+use crate::exec::atomic::{update, update_by_space};
 use crate::lanes;
+use crate::lanes::float::flush;
 use crate::lanes::half::{self, both2};
 use crate::types::{Space, Type};
 
@@ -19,7 +20,11 @@ fn handler(how: &str, ty: Type) -> Option<Handler> {
     Some(match (how, ty) {
         ("add", U32 | S32) => update::<u32, u32, _>(|old, b, _| old.wrapping_add(b)),
         ("add", U64 | S64) => update::<u64, u64, _>(|old, b, _| old.wrapping_add(b)),
-        ("add", F32) => update::<f32, u32, _>(|old, b, _| old + b),
+        // PTX ISA, `atom`: on global memory subnormal inputs and results become zeros.
+        ("add", F32) => update_by_space::<f32, u32, _, _>(
+            |old, b, _| old + b,
+            |old, b, _| flush(flush(old) + flush(b)),
+        ),
         ("add", F64) => update::<f64, u64, _>(|old, b, _| old + b),
         ("add", F16) => update::<lanes::F16, u16, _>(|old, b, _| half::add(old, b)),
         ("add", Bf16) => update::<lanes::Bf16, u16, _>(|old, b, _| half::add(old, b)),

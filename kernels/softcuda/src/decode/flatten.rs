@@ -9,6 +9,7 @@ use std::collections::HashMap;
 
 use crate::ast::{Formal, Function, Instruction, Module, Operand, Statement, Variable};
 use crate::error::{Error, Result};
+use crate::limits;
 use crate::types::{Space, Type};
 
 /// Calls may nest so deep.
@@ -98,6 +99,17 @@ pub fn flatten(
     let mut f = Flattener { file, tree, globals, out, shared: HashMap::new(), stack: Vec::new() };
     f.function(function, &[], None)?;
     let mut out = f.out;
+    for (bytes, limit, what) in [
+        (out.shared_bytes, limits::STATIC_SHARED_BYTES, "static shared memory"),
+        (out.param_bytes, limits::PARAM_BYTES, "parameters"),
+    ] {
+        if bytes > limit {
+            let name = &function.name;
+            let message =
+                format!("kernel {name} has {bytes} bytes of {what}: at most {limit} are possible");
+            return Err(Error::Syntax { file: file.into(), line: function.line, message });
+        }
+    }
     let dynamic = out.shared_bytes.next_multiple_of(out.dynamic_align) as u64;
     for item in &mut out.items {
         if let Item::Insn(flat) = item {

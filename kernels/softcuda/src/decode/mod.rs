@@ -130,7 +130,8 @@ fn kernel(
                     }
                     Made::Converge(members) => {
                         let guard = emit.insns.last().map_or(0, |i| i.guard);
-                        End::Converge { members, guard }
+                        let aligned = f.insn.modifiers.iter().any(|m| m == "aligned");
+                        End::Converge { members, guard, aligned }
                     }
                     Made::Barrier(barrier) => End::Barrier(barrier),
                 },

@@ -52,7 +52,9 @@ pub fn decode(e: &mut Emit<'_>, insn: &Instruction, m: &mut Modifiers<'_>) -> De
 /// `bar.sync a{, b}`, `bar.arrive a, b`, `bar.red.op d, a{, b}, p`, `bar.warp.sync mask`, and the
 /// same as `barrier`.
 fn barrier(e: &mut Emit<'_>, insn: &Instruction, m: &mut Modifiers<'_>) -> Decoded {
-    m.ignore(&["cta", "aligned"], &[]);
+    m.ignore(&["cta"], &[]);
+    // `bar` is short for `barrier` with `.aligned`.
+    let aligned = m.take("aligned") || insn.opcode == "bar";
     if m.take("warp") {
         m.need("sync")?;
         let [members] = operands::<1>(insn)?;
@@ -62,7 +64,8 @@ fn barrier(e: &mut Emit<'_>, insn: &Instruction, m: &mut Modifiers<'_>) -> Decod
     }
     let kind = m.one_of(&["sync", "arrive", "red"]).ok_or("it needs .sync, .arrive or .red")?;
     let guard = e.current_guard();
-    let mut made = Barrier { id: 0, threads: None, waits: kind != "arrive", reduce: None, guard };
+    let waits = kind != "arrive";
+    let mut made = Barrier { id: 0, threads: None, waits, reduce: None, guard, aligned };
     let rest = match (kind, &insn.operands[..]) {
         ("red", [d, rest @ .., p]) => {
             let how = m.one_of(&["popc", "and", "or"]).ok_or("it needs .popc, .and or .or")?;

@@ -6,13 +6,14 @@ use super::call::{export, invalid, put, unsupported};
 use super::report::write_text;
 use super::state;
 use super::status::{Failure, Outcome, Status};
+use crate::limits;
 
 /// Enough for a grid-stride loop to have more than one block, few enough to be interpreted quickly.
 pub const MULTIPROCESSORS: i32 = 16;
 /// Shared memory that a block may have without asking, with asking, and that a multiprocessor has (sm_80).
-pub const SHARED_DEFAULT: usize = 48 << 10;
+pub const SHARED_DEFAULT: usize = limits::STATIC_SHARED_BYTES;
 /// See [`SHARED_DEFAULT`].
-pub const SHARED_OPT_IN: usize = 163 << 10;
+pub const SHARED_OPT_IN: usize = limits::SHARED_BYTES;
 /// See [`SHARED_DEFAULT`].
 pub const SHARED_MULTIPROCESSOR: usize = 164 << 10;
 /// Of each block, taken by the system (sm_80).

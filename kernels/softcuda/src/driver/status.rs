@@ -135,6 +135,7 @@ impl From<Error> for Failure {
             Error::Syntax { .. } | Error::Instruction { .. } => {
                 Failure::shown(Status::ERROR_INVALID_PTX, text)
             }
+            Error::PtxVersion { .. } => Failure::shown(Status::ERROR_UNSUPPORTED_PTX_VERSION, text),
             Error::NoFunction { .. } | Error::NoGlobal { .. } => {
                 Failure::shown(Status::ERROR_NOT_FOUND, text)
             }

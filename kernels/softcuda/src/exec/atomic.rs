@@ -12,6 +12,8 @@ use super::transfer::{addresses, space_of};
 use crate::code::{Handler, Insn, LANES};
 use crate::error::Access;
 use crate::lanes::{self, Lane, conjure};
+use crate::memory::GLOBAL_BASE;
+use crate::types::Space;
 
 /// Bits of a type in memory, and their compare-and-swap.
 pub trait Cell: Copy + PartialEq {
@@ -48,21 +50,34 @@ cell! {
 }
 
 /// `d = *a; *a = f(d, b, c)` for each lane; `imm` is the offset, `d` may be nowhere.
-pub fn update<T, M, F>(_: F) -> Handler
+pub fn update<T, M, F>(f: F) -> Handler
 where
     T: Lane,
     M: Cell + 'static,
     T::Raw: Narrow<M>,
     F: Fn(T, T, T) -> T + Copy + 'static,
 {
-    unsafe fn body<T, M, F>(ctx: &mut Context<'_>, insn: &Insn, mask: u32)
+    update_by_space(f, f)
+}
+
+/// As [`update`], with functions of their own for shared and for global memory.
+pub fn update_by_space<T, M, F, G>(_: F, _: G) -> Handler
+where
+    T: Lane,
+    M: Cell + 'static,
+    T::Raw: Narrow<M>,
+    F: Fn(T, T, T) -> T + Copy + 'static,
+    G: Fn(T, T, T) -> T + Copy + 'static,
+{
+    unsafe fn body<T, M, F, G>(ctx: &mut Context<'_>, insn: &Insn, mask: u32)
     where
         T: Lane,
         M: Cell + 'static,
         T::Raw: Narrow<M>,
         F: Fn(T, T, T) -> T + Copy + 'static,
+        G: Fn(T, T, T) -> T + Copy + 'static,
     {
-        let f = conjure::<F>();
+        let (shared, global) = (conjure::<F>(), conjure::<G>());
         // SAFETY: decoded operands, see `Handler`.
         let (at, b, c) = unsafe {
             (
@@ -71,15 +86,24 @@ where
                 lanes::row::<T>(ctx, insn.c),
             )
         };
-        let request =
-            Request { space: space_of(insn.x), bytes: size_of::<M>(), access: Access::Atomic };
+        let space = space_of(insn.x);
+        let request = Request { space, bytes: size_of::<M>(), access: Access::Atomic };
+        let is_global = |address: u64| match space {
+            Space::Generic => address >= GLOBAL_BASE,
+            space => space == Space::Global,
+        };
         let Some(pointers) = ctx.resolve(insn, request, &at, mask) else { return };
         // SAFETY: decoded rows; the lanes that do not take part are not written back.
         let mut d = unsafe { lanes::row::<T>(ctx, insn.d) };
         for lane in (0..LANES).filter(|lane| mask >> lane & 1 != 0) {
             let change = |old: M| {
                 let old = T::get(T::Raw::widen(old));
-                f(old, b[lane], c[lane]).put().narrow()
+                let new = if is_global(at[lane]) {
+                    global(old, b[lane], c[lane])
+                } else {
+                    shared(old, b[lane], c[lane])
+                };
+                new.put().narrow()
             };
             // SAFETY: `resolve` vouches for an aligned M.
             let old = unsafe { M::update(pointers[lane], change) };
@@ -88,7 +112,7 @@ where
         // SAFETY: a decoded row.
         unsafe { lanes::set_row(ctx, insn.d, mask, &d) };
     }
-    body::<T, M, F>
+    body::<T, M, F, G>
 }
 
 /// From a row's element to what is in memory, and back.

@@ -131,10 +131,13 @@ unsafe fn gather_a<P: Part, const K: usize>(
         let (down, right) = (register % 2 * 8, register / 2 * 4 * P::EACH);
         // SAFETY: a decoded row.
         let words = unsafe { lanes::row::<u32>(ctx, ctx.grid.code.lists[list + register]) };
-        for i in 0..P::EACH {
-            let values = words.map(|w| P::get(w, i));
-            for lane in 0..LANES {
-                a[lane / 4 + down][right + lane % 4 * P::EACH + i] = values[lane];
+        // The four words of row g lie side by side, and so do their elements.
+        for (g, words) in words.as_chunks::<4>().0.iter().enumerate() {
+            let row = &mut a[g + down][right..right + 4 * P::EACH];
+            for t in 0..4 {
+                for i in 0..P::EACH {
+                    row[t * P::EACH + i] = P::get(words[t], i);
+                }
             }
         }
     }
@@ -153,10 +156,11 @@ unsafe fn gather_b<P: Part, const K: usize>(
         let down = register * 4 * P::EACH;
         // SAFETY: a decoded row.
         let words = unsafe { lanes::row::<u32>(ctx, ctx.grid.code.lists[list + register]) };
-        for i in 0..P::EACH {
-            let values = words.map(|w| P::get(w, i));
-            for lane in 0..LANES {
-                b[down + lane % 4 * P::EACH + i][lane / 4] = values[lane];
+        // Words are transposed before they are taken apart: fewer to move, columns side by side.
+        for t in 0..4 {
+            let column: [u32; N] = std::array::from_fn(|g| words[4 * g + t]);
+            for i in 0..P::EACH {
+                b[down + t * P::EACH + i] = column.map(|w| P::get(w, i));
             }
         }
     }
@@ -204,12 +208,12 @@ impl Accumulators for Single {
     #[inline(always)]
     unsafe fn load(ctx: &Context<'_>, list: usize) -> [[f32; N]; M] {
         let mut c = [[0.0; N]; M];
-        for i in 0..4 {
-            // SAFETY: a decoded row.
-            let row = unsafe { lanes::row::<f32>(ctx, ctx.grid.code.lists[list + i]) };
-            for lane in 0..LANES {
-                let (r, n) = accumulator(lane, i);
-                c[r][n] = row[lane];
+        for half in 0..2 {
+            let at = |i: usize| ctx.grid.code.lists[list + 2 * half + i];
+            // SAFETY: decoded rows.
+            let rows = unsafe { [0, 1].map(|i| lanes::row::<f32>(ctx, at(i))) };
+            for g in 0..8 {
+                c[g + 8 * half] = std::array::from_fn(|n| rows[n % 2][4 * g + n / 2]);
             }
         }
         c
@@ -274,12 +278,19 @@ pub fn multiply<P: Part<Value = f32>, C: Accumulators, const K: usize>() -> Hand
             let left = gather_a::<P, K>(ctx, a.0, a.1);
             let right = gather_b::<P, K>(ctx, b.0, b.1);
             let mut sums = C::load(ctx, c.0);
-            for (sums, left) in sums.iter_mut().zip(&left) {
+            // Rows are independent: four of them together hide the latency of the additions, and
+            // share what is loaded of B.
+            for (sums, left) in sums.as_chunks_mut::<4>().0.iter_mut().zip(left.as_chunks::<4>().0)
+            {
+                let mut now = *sums;
                 for k in 0..K {
-                    for n in 0..N {
-                        sums[n] = left[k].mul_add(right[k][n], sums[n]);
+                    for r in 0..4 {
+                        for n in 0..N {
+                            now[r][n] = left[r][k].mul_add(right[k][n], now[r][n]);
+                        }
                     }
                 }
+                *sums = now;
             }
             C::store(ctx, d.0, &sums);
         }

@@ -67,6 +67,21 @@ unsafe fn guarded(ctx: &Context<'_>, guard: u32, mask: u32) -> u32 {
     mask & if guard & 1 != 0 { !word } else { word }
 }
 
+/// Whether the lanes of a split agree on an `.aligned` instruction: all take part, or none. If not,
+/// and barriers are checked, that is a fault: the ISA leaves undefined what happens.
+fn agree(ctx: &mut Context<'_>, line: u32, taken: u32, mask: u32) -> bool {
+    if taken == mask || taken == 0 || !ctx.grid.checks.barriers {
+        return true;
+    }
+    let place = ctx.place(line, taken.trailing_zeros() as usize);
+    let message = format!(
+        "lanes {taken:#010x} of {mask:#010x} execute it, but it is .aligned: all lanes of a warp \
+         must, or none"
+    );
+    ctx.set_fault(Error::Barrier { place, message });
+    false
+}
+
 impl Warp {
     /// At the first block, with the lanes of a mask.
     pub fn start(&mut self, mask: u32) {
@@ -253,12 +268,22 @@ impl Warp {
                 }
                 now.block += 1;
             }
-            End::Converge { members, guard } => self.converge(ctx, now, *members, *guard),
+            End::Converge { members, guard, aligned } => {
+                // SAFETY: a decoded word.
+                let taken = unsafe { guarded(ctx, *guard, now.mask) };
+                if *aligned && !agree(ctx, block.line, taken, now.mask) {
+                    return;
+                }
+                self.converge(ctx, now, *members, taken);
+            }
             End::Barrier(barrier) => {
                 // SAFETY: a decoded word.
                 let arriving = unsafe { guarded(ctx, barrier.guard, now.mask) };
                 if arriving == 0 {
                     now.block += 1;
+                    return;
+                }
+                if barrier.aligned && !agree(ctx, block.line, arriving, now.mask) {
                     return;
                 }
                 self.set_aside(now, arriving);
@@ -311,13 +336,12 @@ impl Warp {
         now.mask = 0;
     }
 
-    /// Executes the instruction behind the block when all lanes that it names are here.
-    fn converge(&mut self, ctx: &mut Context<'_>, now: &mut Split, members: u32, guard: u32) {
+    /// Executes the instruction behind the block for the lanes `taken` of the split, when all lanes
+    /// that it names are here.
+    fn converge(&mut self, ctx: &mut Context<'_>, now: &mut Split, members: u32, taken: u32) {
         let code = ctx.grid.code;
         let block = &code.blocks[now.block as usize];
         let insn = &code.insns[block.last as usize];
-        // SAFETY: a decoded word.
-        let taken = unsafe { guarded(ctx, guard, now.mask) };
         if taken == 0 {
             now.wait = Wait::No;
             now.block += 1;

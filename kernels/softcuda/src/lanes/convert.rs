@@ -103,7 +103,11 @@ pub fn convert(raw: u64, spec: &Spec) -> u64 {
         let integer = match value {
             Value::Integer(i) if spec.sat => i.clamp(least, greatest),
             Value::Integer(i) => i,
-            Value::Real(x) if x.is_nan() => 0,
+            // PTX ISA, `cvt`, integer notes.
+            Value::Real(x) if x.is_nan() => match (spec.from, 8 * spec.to.bytes()) {
+                (F64, bits) | (_, bits @ 64) => 1 << (bits - 1),
+                _ => 0,
+            },
             // The cast saturates at the ends of i128, far beyond those of the type.
             Value::Real(x) => (to_integral(x, spec.round) as i128).clamp(least, greatest),
         };

@@ -174,7 +174,8 @@ pub unsafe fn row<T: Lane>(ctx: &Context<'_>, offset: u32) -> [T; LANES] {
     // SAFETY: as in `read`.
     let raw =
         unsafe { ctx.regs.add(offset as usize).cast::<T::Raw>().cast::<[T::Raw; LANES]>().read() };
-    raw.map(T::get)
+    // `map` of an array as long is not inlined, hence not compiled for the vectors of its caller.
+    std::array::from_fn(|lane| T::get(raw[lane]))
 }
 
 /// Writes the lanes of a mask.

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use crate::ast::{Formal, Function, Module};
 use crate::error::{Error, Result};
 use crate::lexer::{self, Kind, Token};
+use crate::limits;
 use crate::source::SourceLines;
 use crate::types::Space;
 
@@ -167,9 +168,16 @@ impl<'a> Parser<'a> {
         if !self.accept_dot("version") {
             return self.expected("'.version' as the first directive");
         }
+        let line = self.line();
         match self.next() {
-            Kind::Float64(_) => {}
-            other => return self.error(self.line(), format!("no PTX version: {}", show(other))),
+            Kind::Float64(bits) => {
+                let version = f64::from_bits(bits);
+                if !(1.0..=limits::PTX_VERSION).contains(&version) {
+                    let file = self.file.into();
+                    return Err(Error::PtxVersion { file, line, found: format!("{version:?}") });
+                }
+            }
+            other => return self.error(line, format!("no PTX version: {}", show(other))),
         }
         if !self.accept_dot("target") {
             return self.expected("'.target'");
@@ -177,9 +185,15 @@ impl<'a> Parser<'a> {
         loop {
             let line = self.line();
             let target = self.word("a target such as sm_80")?;
+            // `sm_90a` is for sm_90 and no other; there is none such up to sm_80.
             let number = target.strip_prefix("sm_").map(|n| n.trim_end_matches(['a', 'f']));
             match number.map(str::parse::<u32>) {
-                Some(Ok(_)) => {}
+                Some(Ok(n)) if n > limits::TARGET => {
+                    let device = limits::TARGET;
+                    let message = format!("target {target}: the device is an sm_{device}");
+                    return self.error(line, message);
+                }
+                Some(Ok(_)) if target.ends_with(|c: char| c.is_ascii_digit()) => {}
                 _ if matches!(target, "debug" | "texmode_unified" | "texmode_independent") => {}
                 _ => return self.error(line, format!("unknown target {target}")),
             }

@@ -1,7 +1,7 @@
 //! What the CUDA backend does besides computing: loading, memory, errors that come late. On the GPU
 //! where there is one, or else on softcuda (`TILEGRAD_REQUIRE` chooses); skipped by name where neither is.
 
-use tilegrad::cuda_device;
+use tilegrad::open_cuda;
 use tilegrad_kernels::cuda::{Cuda, CudaOptions};
 use tilegrad_kernels::reference::Reference;
 use tilegrad_kernels::{
@@ -11,14 +11,7 @@ use tilegrad_kernels::{
 
 /// A backend as users have it: with a pool.
 fn pooled() -> Option<Cuda> {
-    match Cuda::new(cuda_device(), CudaOptions::default()) {
-        Ok(cuda) => Some(cuda),
-        Err(e) => {
-            assert!(std::env::var("TILEGRAD_REQUIRE").is_err(), "{e}");
-            eprintln!("SKIPPED {}: {e}", cuda_device());
-            None
-        }
-    }
+    open_cuda(CudaOptions::default())
 }
 
 #[test]

@@ -221,26 +221,30 @@ pub fn cuda_with(name: &str, options: CudaOptions) -> Option<TestBackend> {
     let device = cuda_device();
     let poison = std::env::var("TILEGRAD_POISON").as_deref() != Ok("0");
     let options = CudaOptions { poison, exact_allocations: true, ..options };
-    match Cuda::new(device, options) {
-        Ok(cuda) => {
-            let (name, cuda) = (format!("{device}{name}"), Arc::new(cuda));
-            CUDAS.lock().expect("no panic in between").push((name.clone(), cuda.clone()));
-            Some(TestBackend {
-                name,
-                backend: cuda,
-                dtype: Dtype::F32,
-                rounding: Dtype::F32,
-                approximate_convolution: false,
-                forced_convolution: false,
-            })
-        }
-        Err(e) => {
-            let required = std::env::var("TILEGRAD_REQUIRE").unwrap_or_default();
-            assert!(!is_named(&required, &device.to_string()), "TILEGRAD_REQUIRE={required}: {e}");
-            eprintln!("SKIPPED {device}: {e}");
-            None
-        }
+    let cuda = Arc::new(open_cuda(options)?);
+    let name = format!("{device}{name}");
+    CUDAS.lock().expect("no panic in between").push((name.clone(), cuda.clone()));
+    Some(TestBackend {
+        name,
+        backend: cuda,
+        dtype: Dtype::F32,
+        rounding: Dtype::F32,
+        approximate_convolution: false,
+        forced_convolution: false,
+    })
+}
+
+/// A CUDA backend of the caller's own. `None`, said on stderr, where the device is absent: a failure if
+/// `TILEGRAD_REQUIRE` names it.
+pub fn open_cuda(options: CudaOptions) -> Option<Cuda> {
+    let device = cuda_device();
+    let opened = Cuda::new(device, options);
+    if let Err(e) = &opened {
+        let required = std::env::var("TILEGRAD_REQUIRE").unwrap_or_default();
+        assert!(!is_named(&required, &device.to_string()), "TILEGRAD_REQUIRE={required}: {e}");
+        eprintln!("SKIPPED {device}: {e}");
     }
+    opened.ok()
 }
 
 /// The same CPU with 1, 2 and 5 threads, for each instruction set, and for the strongest in bf16.

@@ -27,7 +27,7 @@ use std::collections::HashMap;
 
 pub use backends::{
     TestBackend, at, backends, cpu_with, cuda_backends, cuda_device, cuda_rungs, cuda_with, cudas,
-    default_backends, exact_backends, half_backends, oracle, oracle_of, thread_counts,
+    default_backends, exact_backends, half_backends, open_cuda, oracle, oracle_of, thread_counts,
 };
 pub use case::{Case, ErrorCase, Outputs};
 pub use compare::{Failures, Tolerance, compare, relative_norm, same_bits, same_values};

@@ -1,8 +1,8 @@
 // Filling and converting.  x, y: [n], seen as words of 32 bits, which hold 1, 2 or 4 elements.
 //
-//   fill   y = a word
-//   cast   y = x in another dtype: to floats rounded to nearest even, once; to integers rounded to nearest even
-//          and saturating, 0 for NaN
+//   fill            y = a word
+//   cast_elements   y = x in another dtype: to floats rounded to nearest even, once; to integers rounded to nearest even
+//                   and saturating, 0 for NaN
 //
 // A thread of cast takes 4 neighbouring elements. Dtypes are numbers, and pipelines are made for pairs of them.
 // Numbers are converted bit by bit: whether a GPU rounds, keeps subnormals or knows NaN is its own affair.
@@ -172,7 +172,7 @@ fn load(index: u32) -> Number {
 }
 
 // The bits of an element of y.
-fn convert(number: Number) -> u32 {
+fn encode(number: Number) -> u32 {
     if TO == F32 || TO == F16 || TO == BF16 {
         var bits = number.bits;
         if number.is_integer {
@@ -200,7 +200,7 @@ fn convert(number: Number) -> u32 {
 }
 
 @compute @workgroup_size(WORKGROUP)
-fn cast(
+fn cast_elements(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) local: u32,
@@ -209,10 +209,10 @@ fn cast(
     if i >= params.vectors {
         return;
     }
-    let a = convert(load(4u * i));
-    let b = convert(load(4u * i + 1u));
-    let c = convert(load(4u * i + 2u));
-    let d = convert(load(4u * i + 3u));
+    let a = encode(load(4u * i));
+    let b = encode(load(4u * i + 1u));
+    let c = encode(load(4u * i + 2u));
+    let d = encode(load(4u * i + 3u));
     let size = size_of(TO);
     if size == 4u {
         y[4u * i] = a;

@@ -68,7 +68,7 @@ pub fn cast(wgpu: &Wgpu, x: &Buffer, dtype: Dtype) -> Result<Buffer> {
     }
     let y = wgpu.output(OP, dtype, n)?;
     let constants = [("FROM", from), ("TO", to)];
-    let kernel = Kernel::new(&MEMORY, "cast", Dtype::F32).with(&constants);
+    let kernel = Kernel::new(&MEMORY, "cast_elements", Dtype::F32).with(&constants);
     let params = Params::new().size(n.div_ceil(4));
     wgpu.launch(OP, kernel, vectors(n), params, &[Read(memory), Write(&y.memory)])?;
     Ok(y.done())

@@ -216,6 +216,7 @@ pub fn wgpu_backends() -> &'static [TestBackend] {
 /// The WGSL kernels with options, and a name for those; none where there is no adapter. Buffers start full of
 /// NaN, and the graphics API's validation layer looks on where it is installed.
 pub fn wgpu_with(name: &str, options: WgpuOptions) -> Vec<TestBackend> {
+    crate::validation::listen();
     let options = WgpuOptions { poison: true, validation: true, ..options };
     let wgpu = match Wgpu::new(Device::Wgpu(0), options) {
         Ok(wgpu) => wgpu,

@@ -10,6 +10,7 @@ mod case;
 mod compare;
 mod input;
 mod recorder;
+mod validation;
 
 pub mod batch_norm;
 pub mod classes;
@@ -35,6 +36,7 @@ pub use input::{
     probabilities, rounded, uniform,
 };
 pub use recorder::Recorder;
+pub use validation::validation_errors;
 
 /// One family of ops: its name, its cases, its wrong inputs.
 pub struct Family {

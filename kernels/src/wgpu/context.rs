@@ -53,7 +53,8 @@ const WANTED: wgpu::Features = wgpu::Features::SHADER_F16
 /// All adapters, real GPUs first; their places are the `i` of `wgpu:i`.
 fn adapters(validation: bool) -> Vec<wgpu::Adapter> {
     let flags = match validation {
-        true => wgpu::InstanceFlags::VALIDATION | wgpu::InstanceFlags::DEBUG,
+        // Not DEBUG: the shaders' debug information names WGSL, which older validation layers refuse.
+        true => wgpu::InstanceFlags::VALIDATION,
         false => wgpu::InstanceFlags::empty(),
     };
     let backends = wgpu::Backends::VULKAN | wgpu::Backends::METAL | wgpu::Backends::DX12;

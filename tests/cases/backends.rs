@@ -8,6 +8,7 @@ use tilegrad_kernels::cpu::simd::Isa;
 use tilegrad_kernels::cpu::{ConvAlgorithm, Cpu, CpuOptions};
 use tilegrad_kernels::cuda::{self, Cuda, CudaOptions, MatmulAlgorithm};
 use tilegrad_kernels::reference::Reference;
+use tilegrad_kernels::wgpu::{Wgpu, WgpuOptions};
 
 /// A backend, at one dtype.
 #[derive(Clone)]
@@ -79,7 +80,7 @@ pub fn default_backends() -> &'static [TestBackend] {
                 None => eprintln!("SKIPPED cpu/{isa}: this processor does not have it"),
             }
         }
-        require(list.iter().chain(half_backends()).chain(cuda_backends()));
+        require(list.iter().chain(half_backends()).chain(cuda_backends()).chain(wgpu_backends()));
         list
     })
 }
@@ -204,6 +205,39 @@ pub fn cuda_with(name: &str, options: CudaOptions) -> Option<TestBackend> {
             None
         }
     }
+}
+
+/// The WGSL kernels in f32, and in f16 where the adapter has it, as users run them.
+pub fn wgpu_backends() -> &'static [TestBackend] {
+    static LIST: OnceLock<Vec<TestBackend>> = OnceLock::new();
+    LIST.get_or_init(|| wgpu_with("", WgpuOptions::default()))
+}
+
+/// The WGSL kernels with options, and a name for those; none where there is no adapter. Buffers start full of
+/// NaN, and the graphics API's validation layer looks on where it is installed.
+pub fn wgpu_with(name: &str, options: WgpuOptions) -> Vec<TestBackend> {
+    let options = WgpuOptions { poison: true, validation: true, ..options };
+    let wgpu = match Wgpu::new(Device::Wgpu(0), options) {
+        Ok(wgpu) => wgpu,
+        Err(e) => {
+            eprintln!("SKIPPED wgpu: {e}");
+            return Vec::new();
+        }
+    };
+    let has_f16 = wgpu.has_f16();
+    let on = TestBackend {
+        name: format!("wgpu{name}"),
+        backend: Arc::new(wgpu),
+        dtype: Dtype::F32,
+        rounding: Dtype::F32,
+        approximate_convolution: false,
+        forced_convolution: false,
+    };
+    if !has_f16 {
+        eprintln!("SKIPPED wgpu{name}/f16: the adapter does not have it");
+        return vec![at(on, Dtype::F32)];
+    }
+    vec![at(on.clone(), Dtype::F32), at(on, Dtype::F16)]
 }
 
 /// The same CPU with 1, 2 and 5 threads, for each instruction set, and for the strongest in bf16.

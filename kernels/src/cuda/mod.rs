@@ -8,7 +8,6 @@
 //! **Determinism.** Every sum has a shape that depends on sizes alone and is added without float atomics,
 //! so results have the same bits on every run, and on every GPU whose arithmetic is IEEE's.
 
-mod axes;
 mod backend;
 mod batch_norm;
 mod broadcast;

@@ -46,8 +46,10 @@ fn every_shader_is_valid_in_f32_and_in_f16() {
     assert!(!list.is_empty());
     let mut wrong = Vec::new();
     for (path, text) in &list {
+        // A file of integers or of bytes names no element type.
         match text.matches(STORAGE).count() {
             1 => {}
+            0 if !text.contains("Storage") => {}
             n => wrong.push(format!("{}: {n} lines '{STORAGE}', expected 1", path.display())),
         }
         let half = format!("enable f16;\n{}", text.replacen(STORAGE, "alias Storage = f16;", 1));

@@ -1,6 +1,9 @@
 //! [`Backend`] for wgpu: every method hands over to the file of its kernel family.
 
-use super::{Wgpu, elementwise, memory};
+use super::{
+    Wgpu, broadcast, cross_entropy, dropout, elementwise, memory, movement, optimizer, pool2d,
+    reduce, softmax,
+};
 use crate::*;
 
 impl Backend for Wgpu {
@@ -30,12 +33,13 @@ impl Backend for Wgpu {
         const OP: &str = "download";
         let memory = self.own(OP, x)?;
         let bytes = x.len() * x.dtype().size();
-        let mut all = self.recorder.download(OP, &[(memory.block(), bytes)])?;
-        Ok(all.swap_remove(0))
+        self.indices.download(self, OP, memory, bytes)
     }
 
     fn synchronize(&self) -> Result<()> {
-        self.recorder.synchronize("synchronize")
+        const OP: &str = "synchronize";
+        self.recorder.synchronize(OP)?;
+        self.indices.check(self, OP)
     }
 
     fn memory(&self) -> MemoryStats {
@@ -68,50 +72,50 @@ impl Backend for Wgpu {
 
     fn binary_forward(
         &self,
-        _op: Binary,
-        _args: &BroadcastArgs,
-        _a: &Buffer,
-        _b: &Buffer,
+        op: Binary,
+        args: &BroadcastArgs,
+        a: &Buffer,
+        b: &Buffer,
     ) -> Result<Buffer> {
-        self.missing("binary_forward")
+        broadcast::binary_forward(self, op, args, a, b)
     }
 
     fn binary_backward(
         &self,
-        _op: Binary,
-        _args: &BroadcastArgs,
-        _a: &Buffer,
-        _b: &Buffer,
-        _dy: &Buffer,
-        _needs: [bool; 2],
+        op: Binary,
+        args: &BroadcastArgs,
+        a: &Buffer,
+        b: &Buffer,
+        dy: &Buffer,
+        needs: [bool; 2],
     ) -> Result<[Option<Buffer>; 2]> {
-        self.missing("binary_backward")
+        broadcast::binary_backward(self, op, args, a, b, dy, needs)
     }
 
     fn accumulate(&self, into: &mut Buffer, x: &Buffer) -> Result<()> {
         elementwise::accumulate(self, into, x)
     }
 
-    fn reduce_forward(&self, _op: Reduce, _args: &ReduceArgs, _x: &Buffer) -> Result<Buffer> {
-        self.missing("reduce_forward")
+    fn reduce_forward(&self, op: Reduce, args: &ReduceArgs, x: &Buffer) -> Result<Buffer> {
+        reduce::forward(self, op, args, x)
     }
 
     fn reduce_backward(
         &self,
-        _op: Reduce,
-        _args: &ReduceArgs,
-        _saved: Option<(&Buffer, &Buffer)>,
-        _dy: &Buffer,
+        op: Reduce,
+        args: &ReduceArgs,
+        saved: Option<(&Buffer, &Buffer)>,
+        dy: &Buffer,
     ) -> Result<Buffer> {
-        self.missing("reduce_backward")
+        reduce::backward(self, op, args, saved, dy)
     }
 
-    fn argmax(&self, _args: &ReduceArgs, _x: &Buffer) -> Result<Buffer> {
-        self.missing("argmax")
+    fn argmax(&self, args: &ReduceArgs, x: &Buffer) -> Result<Buffer> {
+        reduce::argmax(self, args, x)
     }
 
-    fn sum_squares(&self, _x: &Buffer) -> Result<Buffer> {
-        self.missing("sum_squares")
+    fn sum_squares(&self, x: &Buffer) -> Result<Buffer> {
+        reduce::sum_squares(self, x)
     }
 
     fn matmul(
@@ -165,25 +169,25 @@ impl Backend for Wgpu {
         self.missing("conv2d_backward_filter")
     }
 
-    fn max_pool2d_forward(&self, _args: &Pool2dArgs, _x: &Buffer) -> Result<(Buffer, Buffer)> {
-        self.missing("max_pool2d_forward")
+    fn max_pool2d_forward(&self, args: &Pool2dArgs, x: &Buffer) -> Result<(Buffer, Buffer)> {
+        pool2d::max_forward(self, args, x)
     }
 
     fn max_pool2d_backward(
         &self,
-        _args: &Pool2dArgs,
-        _positions: &Buffer,
-        _dy: &Buffer,
+        args: &Pool2dArgs,
+        positions: &Buffer,
+        dy: &Buffer,
     ) -> Result<Buffer> {
-        self.missing("max_pool2d_backward")
+        pool2d::max_backward(self, args, positions, dy)
     }
 
-    fn avg_pool2d_forward(&self, _args: &Pool2dArgs, _x: &Buffer) -> Result<Buffer> {
-        self.missing("avg_pool2d_forward")
+    fn avg_pool2d_forward(&self, args: &Pool2dArgs, x: &Buffer) -> Result<Buffer> {
+        pool2d::avg_forward(self, args, x)
     }
 
-    fn avg_pool2d_backward(&self, _args: &Pool2dArgs, _dy: &Buffer) -> Result<Buffer> {
-        self.missing("avg_pool2d_backward")
+    fn avg_pool2d_backward(&self, args: &Pool2dArgs, dy: &Buffer) -> Result<Buffer> {
+        pool2d::avg_backward(self, args, dy)
     }
 
     fn batch_norm_forward(
@@ -236,90 +240,85 @@ impl Backend for Wgpu {
         self.missing("batch_norm_update_running")
     }
 
-    fn softmax_forward(&self, _rows: Rows, _x: &Buffer) -> Result<Buffer> {
-        self.missing("softmax_forward")
+    fn softmax_forward(&self, rows: Rows, x: &Buffer) -> Result<Buffer> {
+        softmax::forward(self, rows, x)
     }
 
-    fn softmax_backward(&self, _rows: Rows, _y: &Buffer, _dy: &Buffer) -> Result<Buffer> {
-        self.missing("softmax_backward")
+    fn softmax_backward(&self, rows: Rows, y: &Buffer, dy: &Buffer) -> Result<Buffer> {
+        softmax::backward(self, rows, y, dy)
     }
 
-    fn log_softmax_forward(&self, _rows: Rows, _x: &Buffer) -> Result<Buffer> {
-        self.missing("log_softmax_forward")
+    fn log_softmax_forward(&self, rows: Rows, x: &Buffer) -> Result<Buffer> {
+        softmax::log_forward(self, rows, x)
     }
 
-    fn log_softmax_backward(&self, _rows: Rows, _y: &Buffer, _dy: &Buffer) -> Result<Buffer> {
-        self.missing("log_softmax_backward")
+    fn log_softmax_backward(&self, rows: Rows, y: &Buffer, dy: &Buffer) -> Result<Buffer> {
+        softmax::log_backward(self, rows, y, dy)
     }
 
     fn cross_entropy_forward(
         &self,
-        _args: &CrossEntropyArgs,
-        _logits: &Buffer,
-        _targets: &Buffer,
+        args: &CrossEntropyArgs,
+        logits: &Buffer,
+        targets: &Buffer,
     ) -> Result<(Buffer, Buffer)> {
-        self.missing("cross_entropy_forward")
+        cross_entropy::forward(self, args, logits, targets)
     }
 
     fn cross_entropy_backward(
         &self,
-        _args: &CrossEntropyArgs,
-        _logits: &Buffer,
-        _targets: &Buffer,
-        _log_sum_exp: &Buffer,
-        _dloss: &Buffer,
+        args: &CrossEntropyArgs,
+        logits: &Buffer,
+        targets: &Buffer,
+        log_sum_exp: &Buffer,
+        dloss: &Buffer,
     ) -> Result<Buffer> {
-        self.missing("cross_entropy_backward")
+        cross_entropy::backward(self, args, logits, targets, log_sum_exp, dloss)
     }
 
-    fn dropout(&self, _args: &DropoutArgs, _x: &Buffer) -> Result<Buffer> {
-        self.missing("dropout")
+    fn dropout(&self, args: &DropoutArgs, x: &Buffer) -> Result<Buffer> {
+        dropout::dropout(self, args, x)
     }
 
-    fn permute(&self, _args: &PermuteArgs, _x: &Buffer) -> Result<Buffer> {
-        self.missing("permute")
+    fn permute(&self, args: &PermuteArgs, x: &Buffer) -> Result<Buffer> {
+        movement::permute(self, args, x)
     }
 
-    fn concat(&self, _args: &ConcatArgs, _xs: &[&Buffer]) -> Result<Buffer> {
-        self.missing("concat")
+    fn concat(&self, args: &ConcatArgs, xs: &[&Buffer]) -> Result<Buffer> {
+        movement::concat(self, args, xs)
     }
 
-    fn slice(&self, _args: &SliceArgs, _x: &Buffer) -> Result<Buffer> {
-        self.missing("slice")
+    fn slice(&self, args: &SliceArgs, x: &Buffer) -> Result<Buffer> {
+        movement::slice(self, args, x)
     }
 
-    fn pad(&self, _args: &PadArgs, _x: &Buffer) -> Result<Buffer> {
-        self.missing("pad")
+    fn pad(&self, args: &PadArgs, x: &Buffer) -> Result<Buffer> {
+        movement::pad(self, args, x)
     }
 
-    fn gather_forward(&self, _args: &GatherArgs, _x: &Buffer, _indices: &Buffer) -> Result<Buffer> {
-        self.missing("gather_forward")
+    fn gather_forward(&self, args: &GatherArgs, x: &Buffer, indices: &Buffer) -> Result<Buffer> {
+        movement::gather_forward(self, args, x, indices)
     }
 
-    fn gather_backward(
-        &self,
-        _args: &GatherArgs,
-        _indices: &Buffer,
-        _dy: &Buffer,
-    ) -> Result<Buffer> {
-        self.missing("gather_backward")
+    fn gather_backward(&self, args: &GatherArgs, indices: &Buffer, dy: &Buffer) -> Result<Buffer> {
+        movement::gather_backward(self, args, indices, dy)
     }
 
     fn sgd_step(
         &self,
-        _args: &SgdArgs,
-        _gradient_scale: Option<&Buffer>,
-        _parameters: &mut [SgdParameter<'_>],
+        args: &SgdArgs,
+        gradient_scale: Option<&Buffer>,
+        parameters: &mut [SgdParameter<'_>],
     ) -> Result<()> {
-        self.missing("sgd_step")
+        optimizer::sgd_step(self, args, gradient_scale, parameters)
     }
 
     fn adamw_step(
         &self,
-        _args: &AdamWArgs,
-        _gradient_scale: Option<&Buffer>,
-        _parameters: &mut [AdamWParameter<'_>],
+        args: &AdamWArgs,
+        gradient_scale: Option<&Buffer>,
+        parameters: &mut [AdamWParameter<'_>],
     ) -> Result<()> {
-        self.missing("adamw_step")
+        optimizer::adamw_step(self, args, gradient_scale, parameters)
     }
 }

@@ -29,19 +29,19 @@ fn constants(op: Unary) -> (f64, f64) {
     }
 }
 
-/// The kernels of an op: forward and backward.
-fn entries(op: Unary) -> [&'static str; 2] {
+/// `OP` of the kernels.
+fn code(op: Unary) -> u32 {
     match op {
-        Unary::Affine { .. } => ["affine_forward", "affine_backward"],
-        Unary::Exp => ["exp_forward", "exp_backward"],
-        Unary::Log => ["log_forward", "log_backward"],
-        Unary::Sqrt => ["sqrt_forward", "sqrt_backward"],
-        Unary::Tanh => ["tanh_forward", "tanh_backward"],
-        Unary::Sigmoid => ["sigmoid_forward", "sigmoid_backward"],
-        Unary::Relu => ["relu_forward", "relu_backward"],
-        Unary::LeakyRelu { .. } => ["leaky_relu_forward", "leaky_relu_backward"],
-        Unary::Gelu => ["gelu_forward", "gelu_backward"],
-        Unary::Silu => ["silu_forward", "silu_backward"],
+        Unary::Affine { .. } => 0,
+        Unary::Exp => 1,
+        Unary::Log => 2,
+        Unary::Sqrt => 3,
+        Unary::Tanh => 4,
+        Unary::Sigmoid => 5,
+        Unary::Relu => 6,
+        Unary::LeakyRelu { .. } => 7,
+        Unary::Gelu => 8,
+        Unary::Silu => 9,
     }
 }
 
@@ -56,7 +56,8 @@ pub fn unary_forward(wgpu: &Wgpu, op: Unary, x: &Buffer) -> Result<Buffer> {
     let (name, dtype, n) = (op.name(), wgpu.float(op.name(), x)?, x.len());
     let x = wgpu.input(name, x, dtype, n)?;
     let y = wgpu.output(name, dtype, n)?;
-    let kernel = Kernel::new(&ELEMENTWISE, entries(op)[0], dtype);
+    let constants = [("OP", code(op))];
+    let kernel = Kernel::new(&ELEMENTWISE, "unary_forward", dtype).with(&constants);
     wgpu.launch(name, kernel, vectors(n), params(op, n), &[Read(x), Write(&y.memory)])?;
     Ok(y.done())
 }
@@ -67,8 +68,9 @@ pub fn unary_backward(wgpu: &Wgpu, op: Unary, saved: &Buffer, dy: &Buffer) -> Re
     let saved = if op.saves() == Saves::Nothing { dy } else { saved };
     let (saved, dy) = (wgpu.input(name, saved, dtype, n)?, wgpu.input(name, dy, dtype, n)?);
     let dx = wgpu.output(name, dtype, n)?;
-    let kernel = Kernel::new(&ELEMENTWISE, entries(op)[1], dtype);
-    let buffers = [Read(saved), Write(&dx.memory), Read(dy)];
+    let constants = [("OP", code(op))];
+    let kernel = Kernel::new(&ELEMENTWISE, "unary_backward", dtype).with(&constants);
+    let buffers = [Read(saved), Read(dy), Write(&dx.memory)];
     wgpu.launch(name, kernel, vectors(n), params(op, n), &buffers)?;
     Ok(dx.done())
 }

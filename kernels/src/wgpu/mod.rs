@@ -8,17 +8,27 @@
 //! so results have the same bits on every run of one adapter.
 
 mod backend;
+mod broadcast;
 mod context;
+mod cross_entropy;
+mod dropout;
 mod elementwise;
+mod indices;
 mod memory;
+mod movement;
+mod optimizer;
 mod params;
 mod pipelines;
 mod pool;
+mod pool2d;
 mod recorder;
+mod reduce;
+mod softmax;
 
 use std::sync::Arc;
 
 use context::Context;
+use indices::Indices;
 use params::{Grid, Params};
 use pipelines::{Access, Constants, Family, Pipelines};
 use pool::{Block, Pool, WgpuMemory};
@@ -42,6 +52,7 @@ pub struct WgpuOptions {
 pub struct Wgpu {
     recorder: Recorder,
     pipelines: Pipelines,
+    indices: Indices,
     /// Bound where a kernel has a buffer that this call lacks, and never looked at.
     nothing: WgpuMemory,
     pool: Arc<Pool>,
@@ -109,7 +120,8 @@ impl Wgpu {
         let pool = Pool::new(context.clone());
         let nothing = pool.alloc("memory", Dtype::F32, 1)?;
         let recorder = Recorder::new(context.clone())?;
-        Ok(Wgpu { recorder, pipelines: Pipelines::default(), nothing, pool, context, options })
+        let (pipelines, indices) = (Pipelines::default(), Indices::default());
+        Ok(Wgpu { recorder, pipelines, indices, nothing, pool, context, options })
     }
 
     /// Whether the adapter can store f16.

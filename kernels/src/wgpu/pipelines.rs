@@ -27,20 +27,40 @@ macro_rules! families {
 }
 
 families! {
+    /// Functions of two inputs.
+    BROADCAST = "broadcast";
+    /// Cross-entropy.
+    CROSS_ENTROPY = "cross_entropy";
+    /// Dropout.
+    DROPOUT = "dropout";
     /// Functions of one input.
     ELEMENTWISE = "elementwise";
+    /// Checks of labels and indices.
+    INDICES = "indices";
     /// Filling and converting.
     MEMORY = "memory";
+    /// Movement of elements.
+    MOVEMENT = "movement";
+    /// Parameter updates.
+    OPTIMIZER = "optimizer";
+    /// Pooling.
+    POOL2D = "pool2d";
+    /// Reductions over axes.
+    REDUCE = "reduce";
+    /// Softmax and log-softmax.
+    SOFTMAX = "softmax";
 }
 
-/// The line that names a file's element type: f32 as the file stands.
+/// The lines that name a file's element types, as the file stands: of numbers, and of what is only moved.
 const STORAGE: &str = "alias Storage = f32;";
+const ELEMENT: &str = "alias Element = u32;";
 
 /// The text of a family for buffers of `dtype`.
 fn text(family: &Family, dtype: Dtype) -> String {
     match dtype {
         Dtype::F16 => {
             let half = family.source.replacen(STORAGE, "alias Storage = f16;", 1);
+            let half = half.replacen(ELEMENT, "alias Element = f16;", 1);
             format!("enable f16;\n{half}")
         }
         _ => family.source.to_string(),

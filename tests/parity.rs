@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 use tilegrad::{
     Failures, Family, TestBackend, Tolerance, backends, compare, cuda_backends, cuda_rungs,
-    half_backends, oracle, oracle_of,
+    half_backends, oracle, oracle_of, wgpu_backends,
 };
 use tilegrad_engine::{Device, Dtype};
 
@@ -17,7 +17,7 @@ fn check(family: &Family) {
         // What the oracle answers, for each rounding of the inputs.
         let mut expected = HashMap::new();
         let cuda = cuda_backends().iter().chain(cuda_rungs(case.op));
-        for on in backends().chain(half_backends()).chain(cuda) {
+        for on in backends().chain(half_backends()).chain(cuda).chain(wgpu_backends()) {
             let expected =
                 expected.entry(on.rounding).or_insert_with(|| case.outputs(&oracle_of(on)));
             let expected = match expected {

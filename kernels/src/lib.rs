@@ -25,6 +25,7 @@ mod error;
 pub mod host;
 pub mod philox;
 pub mod reference;
+mod walk;
 pub mod wgpu;
 
 pub use args::*;

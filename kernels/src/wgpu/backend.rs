@@ -1,8 +1,8 @@
 //! [`Backend`] for wgpu: every method hands over to the file of its kernel family.
 
 use super::{
-    Wgpu, broadcast, cross_entropy, dropout, elementwise, memory, movement, optimizer, pool2d,
-    reduce, softmax,
+    Wgpu, batch_norm, broadcast, conv2d, cross_entropy, dropout, elementwise, matmul, memory,
+    movement, optimizer, pool2d, reduce, softmax,
 };
 use crate::*;
 
@@ -120,53 +120,48 @@ impl Backend for Wgpu {
 
     fn matmul(
         &self,
-        _args: &MatmulArgs,
-        _a: &Buffer,
-        _b: &Buffer,
-        _bias: Option<&Buffer>,
+        args: &MatmulArgs,
+        a: &Buffer,
+        b: &Buffer,
+        bias: Option<&Buffer>,
     ) -> Result<Buffer> {
-        self.missing("matmul")
+        matmul::matmul(self, args, a, b, bias)
     }
 
     fn conv2d_forward(
         &self,
-        _args: &Conv2dArgs,
-        _activation: Activation,
-        _x: &Buffer,
-        _filter: &Buffer,
-        _bias: Option<&Buffer>,
+        args: &Conv2dArgs,
+        activation: Activation,
+        x: &Buffer,
+        filter: &Buffer,
+        bias: Option<&Buffer>,
     ) -> Result<Buffer> {
-        self.missing("conv2d_forward")
+        conv2d::forward(self, args, activation, x, filter, bias)
     }
 
     fn conv2d_inference(
         &self,
-        _args: &Conv2dArgs,
-        _activation: Activation,
-        _x: &Buffer,
-        _filter: &Buffer,
-        _bias: Option<&Buffer>,
-        _residual: Option<&Buffer>,
+        args: &Conv2dArgs,
+        activation: Activation,
+        x: &Buffer,
+        filter: &Buffer,
+        bias: Option<&Buffer>,
+        residual: Option<&Buffer>,
     ) -> Result<Buffer> {
-        self.missing("conv2d_inference")
+        conv2d::inference(self, args, activation, x, filter, bias, residual)
     }
 
     fn conv2d_backward_data(
         &self,
-        _args: &Conv2dArgs,
-        _filter: &Buffer,
-        _dy: &Buffer,
+        args: &Conv2dArgs,
+        filter: &Buffer,
+        dy: &Buffer,
     ) -> Result<Buffer> {
-        self.missing("conv2d_backward_data")
+        conv2d::backward_data(self, args, filter, dy)
     }
 
-    fn conv2d_backward_filter(
-        &self,
-        _args: &Conv2dArgs,
-        _x: &Buffer,
-        _dy: &Buffer,
-    ) -> Result<Buffer> {
-        self.missing("conv2d_backward_filter")
+    fn conv2d_backward_filter(&self, args: &Conv2dArgs, x: &Buffer, dy: &Buffer) -> Result<Buffer> {
+        conv2d::backward_filter(self, args, x, dy)
     }
 
     fn max_pool2d_forward(&self, args: &Pool2dArgs, x: &Buffer) -> Result<(Buffer, Buffer)> {
@@ -192,52 +187,52 @@ impl Backend for Wgpu {
 
     fn batch_norm_forward(
         &self,
-        _args: &BatchNormArgs,
-        _x: &Buffer,
-        _gamma: &Buffer,
-        _beta: &Buffer,
-        _residual: Option<&Buffer>,
+        args: &BatchNormArgs,
+        x: &Buffer,
+        gamma: &Buffer,
+        beta: &Buffer,
+        residual: Option<&Buffer>,
     ) -> Result<BatchNormOutput> {
-        self.missing("batch_norm_forward")
+        batch_norm::forward(self, args, x, gamma, beta, residual)
     }
 
     fn batch_norm_inference(
         &self,
-        _args: &BatchNormArgs,
-        _x: &Buffer,
-        _gamma: &Buffer,
-        _beta: &Buffer,
-        _mean: &Buffer,
-        _var: &Buffer,
-        _residual: Option<&Buffer>,
+        args: &BatchNormArgs,
+        x: &Buffer,
+        gamma: &Buffer,
+        beta: &Buffer,
+        mean: &Buffer,
+        var: &Buffer,
+        residual: Option<&Buffer>,
     ) -> Result<Buffer> {
-        self.missing("batch_norm_inference")
+        batch_norm::inference(self, args, x, gamma, beta, mean, var, residual)
     }
 
     fn batch_norm_backward(
         &self,
-        _args: &BatchNormArgs,
-        _x: &Buffer,
-        _y: Option<&Buffer>,
-        _gamma: &Buffer,
-        _mean: &Buffer,
-        _var: &Buffer,
-        _dy: &Buffer,
-        _residual: bool,
+        args: &BatchNormArgs,
+        x: &Buffer,
+        y: Option<&Buffer>,
+        gamma: &Buffer,
+        mean: &Buffer,
+        var: &Buffer,
+        dy: &Buffer,
+        residual: bool,
     ) -> Result<BatchNormGradients> {
-        self.missing("batch_norm_backward")
+        batch_norm::backward(self, args, x, y, gamma, mean, var, dy, residual)
     }
 
     fn batch_norm_update_running(
         &self,
-        _args: &BatchNormArgs,
-        _momentum: f64,
-        _running_mean: &mut Buffer,
-        _running_var: &mut Buffer,
-        _mean: &Buffer,
-        _var: &Buffer,
+        args: &BatchNormArgs,
+        momentum: f64,
+        running_mean: &mut Buffer,
+        running_var: &mut Buffer,
+        mean: &Buffer,
+        var: &Buffer,
     ) -> Result<()> {
-        self.missing("batch_norm_update_running")
+        batch_norm::update_running(self, args, momentum, running_mean, running_var, mean, var)
     }
 
     fn softmax_forward(&self, rows: Rows, x: &Buffer) -> Result<Buffer> {

@@ -8,12 +8,15 @@
 //! so results have the same bits on every run of one adapter.
 
 mod backend;
+mod batch_norm;
 mod broadcast;
 mod context;
+mod conv2d;
 mod cross_entropy;
 mod dropout;
 mod elementwise;
 mod indices;
+mod matmul;
 mod memory;
 mod movement;
 mod optimizer;
@@ -26,6 +29,8 @@ mod reduce;
 mod softmax;
 
 use std::sync::Arc;
+
+pub use matmul::MatmulAlgorithm;
 
 use context::Context;
 use indices::Indices;
@@ -46,6 +51,9 @@ pub struct WgpuOptions {
     pub first_rung: bool,
     /// Have the graphics API check every call (Vulkan's validation layer, where it is installed). For tests.
     pub validation: bool,
+    /// Run every matrix product by this rung of its ladder, where it has a kernel for it. For tests and
+    /// comparisons.
+    pub matmul: Option<MatmulAlgorithm>,
 }
 
 /// The wgpu backend, on one adapter.
@@ -83,6 +91,7 @@ impl Output {
 }
 
 /// A buffer of a kernel, in the order of its bindings (from 1 on), and what it does with it.
+#[derive(Clone, Copy)]
 enum Bound<'a> {
     /// `var<storage, read>`
     Read(&'a WgpuMemory),
@@ -213,11 +222,6 @@ impl Wgpu {
             memory::fill_bytes(self, op, &memory, 0xFF)?;
         }
         Ok(Output { memory, dtype, len })
-    }
-
-    /// What a method answers that has no kernel yet.
-    fn missing<T>(&self, op: &'static str) -> Result<T> {
-        Err(Error::Unsupported { op, device: self.context.device, dtype: Dtype::F32 })
     }
 
     /// Records a kernel, unless its grid is empty.

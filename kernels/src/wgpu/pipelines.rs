@@ -27,6 +27,18 @@ macro_rules! families {
 }
 
 families! {
+    /// Batch normalisation.
+    BATCH_NORM = "batch_norm";
+    /// Convolution.
+    CONV2D_FORWARD = "conv2d_forward";
+    /// Its gradient of x.
+    CONV2D_BACKWARD_DATA = "conv2d_backward_data";
+    /// Its gradient of the filter.
+    CONV2D_BACKWARD_FILTER = "conv2d_backward_filter";
+    /// Matrix products.
+    MATMUL = "matmul";
+    /// Matrix products by subgroups of 8.
+    MATMUL_SUBGROUP = "matmul_subgroup";
     /// Functions of two inputs.
     BROADCAST = "broadcast";
     /// Cross-entropy.

@@ -63,6 +63,8 @@ pub struct Wgpu {
     indices: Indices,
     /// Bound where a kernel has a buffer that this call lacks, and never looked at.
     nothing: WgpuMemory,
+    /// The same where the kernel could write it: one dispatch may not bind a buffer both ways.
+    nothing_to_write: WgpuMemory,
     pool: Arc<Pool>,
     context: Arc<Context>,
     options: WgpuOptions,
@@ -128,9 +130,10 @@ impl Wgpu {
         let context = Arc::new(Context::open(device, options.validation)?);
         let pool = Pool::new(context.clone());
         let nothing = pool.alloc("memory", Dtype::F32, 1)?;
+        let nothing_to_write = pool.alloc("memory", Dtype::F32, 1)?;
         let recorder = Recorder::new(context.clone())?;
         let (pipelines, indices) = (Pipelines::default(), Indices::default());
-        Ok(Wgpu { recorder, pipelines, indices, nothing, pool, context, options })
+        Ok(Wgpu { recorder, pipelines, indices, nothing, nothing_to_write, pool, context, options })
     }
 
     /// Whether the adapter can store f16.
@@ -225,13 +228,13 @@ impl Wgpu {
     }
 
     /// Records a kernel, unless its grid is empty.
-    fn launch(
-        &self,
+    fn launch<'a>(
+        &'a self,
         op: &'static str,
         kernel: Kernel<'_>,
         grid: Grid,
         params: Params,
-        buffers: &[Bound<'_>],
+        buffers: &[Bound<'a>],
     ) -> Result<()> {
         let limit = self.context.limits.max_compute_workgroups_per_dimension;
         let Some(workgroups) = grid.workgroups(limit) else {
@@ -250,7 +253,11 @@ impl Wgpu {
         let Kernel { family, entry, dtype, constants } = kernel;
         let pipeline =
             self.pipelines.get(&self.context, op, family, entry, dtype, constants, &access)?;
-        let blocks: Vec<&Block> = buffers.iter().map(|(Read(m) | Write(m))| m.block()).collect();
+        let block = |bound: &Bound<'a>| match *bound {
+            Write(memory) if std::ptr::eq(memory, &self.nothing) => self.nothing_to_write.block(),
+            Read(memory) | Write(memory) => memory.block(),
+        };
+        let blocks: Vec<&Block> = buffers.iter().map(block).collect();
         self.recorder.dispatch(op, &pipeline, &params.bytes(), &blocks, workgroups)
     }
 }

@@ -54,10 +54,11 @@ impl Params {
         self.words.resize(self.words.len().next_multiple_of(words), 0);
     }
 
-    /// As bytes, of a multiple of 16 (at least 16).
+    /// As bytes, a multiple of 16 and at least 64: a short struct may leave out its last fields where a kernel
+    /// does not look at them, and they are 0.
     pub fn bytes(mut self) -> Vec<u8> {
         self.align(4);
-        self.words.resize(self.words.len().max(4), 0);
+        self.words.resize(self.words.len().max(16), 0);
         bytemuck::cast_slice(&self.words).to_vec()
     }
 }
@@ -69,7 +70,7 @@ pub enum Grid {
     /// `workgroup_id.y * num_workgroups.x + workgroup_id.x` for the number of its workgroup, and expects
     /// some too many.
     Line(usize),
-    /// Exactly these along x, y and z: each must be below the adapter's limit, which is at least 65535.
+    /// Exactly these along x, y and z: each must be at most the adapter's limit, which is at least 65535.
     Box([usize; 3]),
 }
 
@@ -103,7 +104,7 @@ mod tests {
         let words: Vec<u32> = bytemuck::pod_collect_to_vec(&bytes);
         assert_eq!((words[0], words[4], words[8], words[16]), (7, 1, 5, 3));
         assert_eq!((words[24], words.len()), (1.0f32.to_bits(), 28));
-        assert_eq!(Params::new().bytes().len(), 16);
+        assert_eq!(Params::new().bytes().len(), 64);
     }
 
     #[test]

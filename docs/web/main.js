@@ -41,7 +41,7 @@ async function useModel(name, blob) {
   const { kind, classes, imageSize, accuracy } = model.about;
   const tested = accuracy == null ? '' : `, ${(100 * accuracy).toFixed(1)} % of its test images right`;
   element('about').textContent =
-    `${kind}: ${classes.length} classes, images of ${imageSize} x ${imageSize}, ${megabytes(blob.size)}${tested}`;
+    `${name}: ${kind}, ${classes.length} classes, images of ${imageSize} x ${imageSize}, ${megabytes(blob.size)}${tested}`;
   await classify();
 }
 
@@ -100,6 +100,7 @@ function showBars(classes, logits, probabilities) {
 // A file from the server, as if it had been chosen.
 async function download(url) {
   const name = url.split('/').pop();
+  show('busy', `Loading ${name} ..`);
   const response = await fetch(url);
   if (!response.ok) {
     throw new Error(`${url} cannot be loaded: ${response.status} ${response.statusText}`);
@@ -110,16 +111,21 @@ async function download(url) {
 // Lets an input take a file, chosen or dropped on its label.
 function connect(id, use) {
   const input = element(id);
-  const take = (files) => files.length && enqueue(() => use(files[0].name, files[0]));
-  input.addEventListener('change', () => {
-    take([...input.files]);
-    input.value = ''; // so that the same file can be chosen again after it has changed
-  });
+  const take = () => {
+    const [file] = input.files;
+    if (file) {
+      enqueue(() => use(file.name, file));
+    }
+  };
+  input.addEventListener('change', take);
+  // So that the same file can be chosen again after it has changed.
+  input.addEventListener('click', () => { input.value = ''; });
   const label = input.closest('label');
   label.addEventListener('dragover', (event) => event.preventDefault());
   label.addEventListener('drop', (event) => {
     event.preventDefault();
-    take([...event.dataTransfer.files]);
+    input.files = event.dataTransfer.files;
+    take();
   });
   input.disabled = false;
 }

@@ -155,7 +155,7 @@ fn models(folder: &Path, cases: &mut Vec<Case>) {
         });
         cases.push(case(what, move |shown| {
             check_rows(shown, &first);
-            let about = format!("{kind}: 10 classes, images of 32 x 32, ");
+            let about = format!("{name}: {kind}, 10 classes, images of 32 x 32, ");
             let text = shown["about"].as_str().unwrap();
             assert!(
                 text.starts_with(&about) && text.ends_with("12.5 % of its test images right"),
@@ -176,14 +176,14 @@ fn refused(folder: &Path, cases: &mut Vec<Case>) {
     let file = TensorFile::load(&good).unwrap();
     let mut foreign = file.clone();
     foreign.metadata.clear();
-    foreign.save(folder.join("foreign.safetensors")).unwrap();
+    foreign.save(&folder.join("foreign.safetensors")).unwrap();
     let mut unknown = file.clone();
     let model = unknown.metadata.get_mut("model").unwrap();
     *model = model.replace("simple-cnn-gap", "resnet50");
-    unknown.save(folder.join("unknown.safetensors")).unwrap();
+    unknown.save(&folder.join("unknown.safetensors")).unwrap();
     let mut lacking = file.clone();
     lacking.tensors.remove("features.4.weight");
-    lacking.save(folder.join("lacking.safetensors")).unwrap();
+    lacking.save(&folder.join("lacking.safetensors")).unwrap();
     for (model, image, says) in [
         ("0.png", "0.png", "0.png: This is no safetensors file"),
         ("empty.safetensors", "0.png", "it has 0 bytes"),

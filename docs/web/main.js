@@ -39,9 +39,11 @@ async function useModel(name, blob) {
     throw new Error(`${name}: ${error.message}`);
   }
   const { kind, classes, imageSize, accuracy } = model.about;
-  const tested = accuracy == null ? '' : `, ${(100 * accuracy).toFixed(1)} % of its test images right`;
-  element('about').textContent =
-    `${name}: ${kind}, ${classes.length} classes, images of ${imageSize} x ${imageSize}, ${megabytes(blob.size)}${tested}`;
+  const facts = [kind, `${classes.length} classes`, `images of ${imageSize} x ${imageSize}`, megabytes(blob.size)];
+  if (accuracy != null) {
+    facts.push(`${(100 * accuracy).toFixed(1)} % of its test images right`);
+  }
+  element('about').textContent = `${name}: ${facts.join(', ')}`;
   await classify();
 }
 

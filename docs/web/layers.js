@@ -33,8 +33,8 @@ export class Layers {
     return this.program.allocate(1);
   }
 
-  // x * filter + bias + residual, then relu if asked for. filter: {values, shape: [c_out, kh, kw, c_in]}, bias: {values,
-  // shape: [c_out]}.
+  // x * filter + bias + residual, then relu if asked for.
+  // filter: {values, shape: [c_out, kh, kw, c_in]}, bias: {values, shape: [c_out]}.
   conv2d(x, { filter, bias, stride = 1, padding = 0, relu = false, residual }) {
     const [h, w, channels] = x.shape;
     const [columns, kh, kw] = filter.shape;

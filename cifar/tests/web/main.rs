@@ -147,11 +147,14 @@ fn models(folder: &Path, cases: &mut Vec<Case>) {
         assert!(differ, "{kind}: {first:?} {second:?}");
         if kind == ModelKind::SimpleCnnGap {
             let (first, second) = (first.clone(), second);
-            let what =
-                json!({"action": "inputs", "model": name, "image": "0.png", "next": "1.png"});
+            let what = json!({
+                "action": "inputs", "model": name, "image": "0.png", "next": "1.png", "wrong": "driver.html"
+            });
             cases.push(case(what, move |shown| {
                 check_rows(&shown[0], &first);
                 check_rows(&shown[1], &second);
+                assert_eq!(shown[2]["state"], "error", "{shown}");
+                assert_eq!(shown[2]["rows"], json!([]), "old results beside an error");
             }));
         }
         let what = json!({

@@ -263,6 +263,28 @@ pub fn wgpu_with(name: &str, options: WgpuOptions) -> Vec<TestBackend> {
     vec![at(on.clone(), Dtype::F32), at(on, Dtype::F16)]
 }
 
+/// The rungs of the WGSL ladders for `op`, each forced wherever it applies.
+pub fn wgpu_rungs(op: &str) -> impl Iterator<Item = &'static TestBackend> {
+    static LIST: OnceLock<Vec<(&[&str], TestBackend)>> = OnceLock::new();
+    let list = LIST.get_or_init(|| {
+        let mut list: Vec<(&[&str], TestBackend)> = Vec::new();
+        if wgpu_backends().is_empty() {
+            return list;
+        }
+        let first = WgpuOptions { first_rung: true, ..Default::default() };
+        let rows = ["softmax", "log_softmax"].as_slice();
+        list.extend(wgpu_with("/first", first).into_iter().map(|on| (rows, on)));
+        for rung in wgpu::MatmulAlgorithm::ALL {
+            let options = WgpuOptions { matmul: Some(rung), ..Default::default() };
+            let products = ["matmul", "linear"].as_slice();
+            let backends = wgpu_with(&format!("/{rung}"), options);
+            list.extend(backends.into_iter().map(|on| (products, on)));
+        }
+        list
+    });
+    list.iter().filter(move |(ops, _)| ops.contains(&op)).map(|(_, on)| on)
+}
+
 /// The same CPU with 1, 2 and 5 threads, for each instruction set, and for the strongest in bf16.
 pub fn thread_counts() -> &'static [[TestBackend; 3]] {
     static LIST: OnceLock<Vec<[TestBackend; 3]>> = OnceLock::new();

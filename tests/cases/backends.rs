@@ -213,28 +213,6 @@ pub fn wgpu_backends() -> &'static [TestBackend] {
     LIST.get_or_init(|| wgpu_with("", WgpuOptions::default()))
 }
 
-/// The rungs of wgpu's ladders for `op`, each forced wherever it applies.
-pub fn wgpu_rungs(op: &str) -> impl Iterator<Item = &'static TestBackend> {
-    static LIST: OnceLock<Vec<(&[&str], TestBackend)>> = OnceLock::new();
-    let list = LIST.get_or_init(|| {
-        let mut list: Vec<(&[&str], TestBackend)> = Vec::new();
-        if wgpu_backends().is_empty() {
-            return list;
-        }
-        let mut add = |ops, name: &str, options| {
-            list.extend(wgpu_with(name, options).into_iter().map(|on| (ops, on)));
-        };
-        let first = WgpuOptions { first_rung: true, ..Default::default() };
-        add(&["softmax", "log_softmax", "conv2d", "conv2d_inference"], "/first", first);
-        for rung in wgpu::MatmulAlgorithm::ALL {
-            let options = WgpuOptions { matmul: Some(rung), ..Default::default() };
-            add(&["matmul", "linear"], &format!("/{rung}"), options);
-        }
-        list
-    });
-    list.iter().filter(move |(ops, _)| ops.contains(&op)).map(|(_, on)| on)
-}
-
 /// The WGSL kernels with options, and a name for those; none where there is no adapter. Buffers start full of
 /// NaN, and the graphics API's validation layer looks on where it is installed.
 pub fn wgpu_with(name: &str, options: WgpuOptions) -> Vec<TestBackend> {

@@ -250,7 +250,7 @@ pub fn wgpu_rungs(op: &str) -> impl Iterator<Item = &'static TestBackend> {
             return list;
         }
         let first = WgpuOptions { first_rung: true, ..Default::default() };
-        let rows = ["softmax", "log_softmax"].as_slice();
+        let rows = ["softmax", "log_softmax", "conv2d", "conv2d_inference"].as_slice();
         list.extend(wgpu_with("/first", first).into_iter().map(|on| (rows, on)));
         for rung in wgpu::MatmulAlgorithm::ALL {
             let options = WgpuOptions { matmul: Some(rung), ..Default::default() };

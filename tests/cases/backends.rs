@@ -8,7 +8,7 @@ use tilegrad_kernels::cpu::simd::Isa;
 use tilegrad_kernels::cpu::{ConvAlgorithm, Cpu, CpuOptions};
 use tilegrad_kernels::cuda::{self, Cuda, CudaOptions, MatmulAlgorithm};
 use tilegrad_kernels::reference::Reference;
-use tilegrad_kernels::wgpu::{Wgpu, WgpuOptions};
+use tilegrad_kernels::wgpu::{self, Wgpu, WgpuOptions};
 
 /// A backend, at one dtype.
 #[derive(Clone)]
@@ -239,6 +239,28 @@ pub fn wgpu_with(name: &str, options: WgpuOptions) -> Vec<TestBackend> {
         return vec![at(on, Dtype::F32)];
     }
     vec![at(on.clone(), Dtype::F32), at(on, Dtype::F16)]
+}
+
+/// The rungs of the WGSL ladders for `op`, each forced wherever it applies.
+pub fn wgpu_rungs(op: &str) -> impl Iterator<Item = &'static TestBackend> {
+    static LIST: OnceLock<Vec<(&[&str], TestBackend)>> = OnceLock::new();
+    let list = LIST.get_or_init(|| {
+        let mut list: Vec<(&[&str], TestBackend)> = Vec::new();
+        if wgpu_backends().is_empty() {
+            return list;
+        }
+        let first = WgpuOptions { first_rung: true, ..Default::default() };
+        let rows = ["softmax", "log_softmax", "conv2d", "conv2d_inference"].as_slice();
+        list.extend(wgpu_with("/first", first).into_iter().map(|on| (rows, on)));
+        for rung in wgpu::MatmulAlgorithm::ALL {
+            let options = WgpuOptions { matmul: Some(rung), ..Default::default() };
+            let products = ["matmul", "linear"].as_slice();
+            let backends = wgpu_with(&format!("/{rung}"), options);
+            list.extend(backends.into_iter().map(|on| (products, on)));
+        }
+        list
+    });
+    list.iter().filter(move |(ops, _)| ops.contains(&op)).map(|(_, on)| on)
 }
 
 /// The same CPU with 1, 2 and 5 threads, for each instruction set, and for the strongest in bf16.

@@ -27,7 +27,7 @@ pub mod reduce;
 pub use backends::{
     TestBackend, at, backends, cpu_with, cuda_backends, cuda_device, cuda_rungs, cuda_with,
     default_backends, exact_backends, half_backends, oracle, oracle_of, thread_counts,
-    wgpu_backends, wgpu_with,
+    wgpu_backends, wgpu_rungs, wgpu_with,
 };
 pub use case::{Case, ErrorCase, Outputs};
 pub use compare::{Failures, Tolerance, compare, relative_norm, same_bits, same_values};

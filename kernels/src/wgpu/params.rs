@@ -70,8 +70,6 @@ pub enum Grid {
     /// `workgroup_id.y * num_workgroups.x + workgroup_id.x` for the number of its workgroup, and expects
     /// some too many.
     Line(usize),
-    /// Exactly these along x, y and z: each must be at most the adapter's limit, which is at least 65535.
-    Box([usize; 3]),
 }
 
 impl Grid {
@@ -80,7 +78,7 @@ impl Grid {
         Grid::Line(n.div_ceil(size))
     }
 
-    /// Along x, y, z; `None` where an axis is longer than `limit`.
+    /// Along x, y, z; `None` where y would be longer than `limit`.
     pub fn workgroups(self, limit: u32) -> Option<[u32; 3]> {
         let limit = limit as usize;
         let counts = match self {
@@ -88,7 +86,6 @@ impl Grid {
                 let y = n.div_ceil(limit).max(1);
                 [n.div_ceil(y), y, 1]
             }
-            Grid::Box(counts) => counts,
         };
         counts.iter().all(|&count| count <= limit).then(|| counts.map(|count| count as u32))
     }
@@ -113,6 +110,6 @@ mod tests {
         assert_eq!(Grid::threads(257, 256).workgroups(65535), Some([2, 1, 1]));
         let [x, y, z] = Grid::Line(200_000).workgroups(65535).unwrap();
         assert!(x <= 65535 && x as usize * y as usize >= 200_000 && z == 1, "{x} {y}");
-        assert_eq!(Grid::Box([1, 70_000, 1]).workgroups(65535), None);
+        assert_eq!(Grid::Line(70_000 * 70_000).workgroups(65535), None);
     }
 }

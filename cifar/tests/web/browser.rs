@@ -1,6 +1,5 @@
 //! Headless Chromium.
 
-use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -13,7 +12,7 @@ pub struct Browser(Child);
 impl Browser {
     /// Its program, if there is one.
     pub fn find() -> Option<PathBuf> {
-        let path = std::env::var_os("PATH").unwrap_or_else(OsString::new);
+        let path = std::env::var_os("PATH").unwrap_or_default();
         let folders: Vec<PathBuf> = std::env::split_paths(&path).collect();
         let mut programs = NAMES.iter().flat_map(|name| folders.iter().map(move |f| f.join(name)));
         programs.find(|program| program.is_file())

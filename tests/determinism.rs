@@ -1,6 +1,6 @@
 //! The same bits twice, and with 1, 2 and 5 threads: forward and backward of every case.
 
-use tilegrad::{Failures, Family, cuda_backends, same_bits, thread_counts};
+use tilegrad::{Failures, Family, cuda_backends, same_bits, thread_counts, wgpu_backends};
 
 fn check(family: &Family) {
     let mut failures = Failures::default();
@@ -8,8 +8,9 @@ fn check(family: &Family) {
         (one, vec![(two, "2 threads"), (five, "5 threads"), (two, "2 threads, again")])
     });
     // Blocks of a grid run in any order.
-    let cudas = cuda_backends().iter().map(|on| (on, vec![(on, "a second run")]));
-    let all: Vec<_> = cpus.chain(cudas).collect();
+    let gpus = cuda_backends().iter().chain(wgpu_backends());
+    let gpus = gpus.map(|on| (on, vec![(on, "a second run")]));
+    let all: Vec<_> = cpus.chain(gpus).collect();
     for case in family.sample() {
         for (first, others) in &all {
             let expected = case.outputs(first);

@@ -1,6 +1,8 @@
 //! Wrong shapes, dtypes and devices: each is refused, with the documented words.
 
-use tilegrad::{Case, Failures, Family, TestBackend, cuda_backends, default_backends, oracle};
+use tilegrad::{
+    Case, Failures, Family, TestBackend, cuda_backends, default_backends, oracle, wgpu_backends,
+};
 use tilegrad_engine::{Device, Dtype, Error};
 
 /// Wrong shapes and arguments, as the table lists them.
@@ -35,7 +37,8 @@ fn one_case_an_op() -> Vec<Case> {
 
 /// Each backend once.
 fn f32_backends() -> impl Iterator<Item = &'static TestBackend> {
-    default_backends().iter().chain(cuda_backends().iter().filter(|on| on.dtype == Dtype::F32))
+    let gpus = cuda_backends().iter().chain(wgpu_backends());
+    default_backends().iter().chain(gpus.filter(|on| on.dtype == Dtype::F32))
 }
 
 /// Those that must refuse what the reference accepts.

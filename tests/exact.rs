@@ -3,7 +3,7 @@
 
 use tilegrad::{
     Failures, Family, Values, cuda_backends, cuda_rungs, default_backends, exact_backends,
-    half_backends, rounded, same_values,
+    half_backends, rounded, same_values, wgpu_backends, wgpu_rungs,
 };
 use tilegrad_engine::Dtype;
 
@@ -14,8 +14,9 @@ fn check(family: &Family) {
         let list =
             if case.op.starts_with("conv2d") { exact_backends() } else { default_backends() };
         let expected = case.outputs(&list[0]);
-        let cuda = cuda_backends().iter().chain(cuda_rungs(case.op));
-        let (wide, half): (Vec<_>, Vec<_>) = cuda.partition(|on| on.dtype == Dtype::F32);
+        let gpu = cuda_backends().iter().chain(cuda_rungs(case.op));
+        let gpu = gpu.chain(wgpu_backends()).chain(wgpu_rungs(case.op));
+        let (wide, half): (Vec<_>, Vec<_>) = gpu.partition(|on| on.dtype == Dtype::F32);
         for on in list[1..].iter().chain(wide) {
             let outcome = expected.as_ref().map_err(Clone::clone).and_then(|expected| {
                 let got = case.outputs(on)?;

@@ -8,7 +8,7 @@ use std::sync::{Condvar, Mutex};
 
 use tilegrad::{
     FAMILIES, Failures, Family, TestBackend, Tolerance, backends, compare, cuda_backends,
-    cuda_rungs, cudas, half_backends, oracle, oracle_of,
+    cuda_rungs, cudas, half_backends, oracle, oracle_of, wgpu_backends, wgpu_rungs,
 };
 use tilegrad_engine::{Device, Dtype};
 use tilegrad_kernels::cuda::Cuda;
@@ -20,7 +20,8 @@ fn check(family: &Family) {
         // What the oracle answers, for each rounding of the inputs.
         let mut expected = HashMap::new();
         let cuda = cuda_backends().iter().chain(cuda_rungs(case.op));
-        for on in backends().chain(half_backends()).chain(cuda) {
+        let wgpu = wgpu_backends().iter().chain(wgpu_rungs(case.op));
+        for on in backends().chain(half_backends()).chain(cuda).chain(wgpu) {
             let expected =
                 expected.entry(on.rounding).or_insert_with(|| case.outputs(&oracle_of(on)));
             let expected = match expected {

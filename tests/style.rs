@@ -24,7 +24,8 @@ fn sources(extensions: &[&str]) -> Vec<PathBuf> {
         }
     }
     let mut found = Vec::new();
-    for folder in ["kernels", "engine", "nn", "cifar", "tests", "benches", "scripts", "shaders"] {
+    let crates = ["kernels", "engine", "nn", "cifar"];
+    for folder in crates.into_iter().chain(["tests", "benches", "scripts", "shaders", "docs"]) {
         if root().join(folder).is_dir() {
             collect(&root().join(folder), extensions, &mut found);
         }
@@ -52,7 +53,7 @@ fn complain(extensions: &[&str], about: impl Fn(&Path, &str) -> Option<String>) 
     complaints
 }
 
-const CODE: [&str; 5] = ["rs", "py", "wgsl", "cu", "sh"];
+const CODE: [&str; 7] = ["rs", "py", "wgsl", "cu", "sh", "js", "html"];
 
 #[test]
 fn lines_are_at_most_120_columns() {

@@ -422,7 +422,7 @@ mod tests {
         assert!(message(|o| o.momentum = Some(1.0)).starts_with("--momentum must be 0 to below 1"));
         assert!(message(|o| o.label_smoothing = Some(1.5)).starts_with("--label-smoothing"));
         assert!(message(|o| o.model = Some("vgg".into())).contains("vgg"));
-        assert!(message(|o| o.device = Some("wgpu".into())).contains("wgpu"));
+        assert!(message(|o| o.device = Some("tpu".into())).contains("tpu"));
         let muon = |o: &mut Overrides| o.optimizer = Some(OptimizerKind::Muon);
         let error = with(|o| (muon(o), o.bias_lr = Some(0.0)).1).unwrap_err().to_string();
         assert_eq!(error, "--bias-lr must be above 0 with muon, got 0");

@@ -9,6 +9,7 @@ use tilegrad_kernels::Unary;
 use tilegrad_kernels::cpu::{Cpu, CpuOptions};
 use tilegrad_kernels::cuda::{self, Cuda, CudaOptions};
 use tilegrad_kernels::reference::Reference;
+use tilegrad_kernels::wgpu::{self, Wgpu, WgpuOptions};
 
 /// A backend to compute on.
 #[derive(Clone)]
@@ -30,7 +31,10 @@ impl Compute {
             device @ (Device::Cuda(_) | Device::SoftCuda) => {
                 Compute { backend: Arc::new(Cuda::new(device, CudaOptions::default())?), cpu: None }
             }
-            Device::Cpu | Device::Wgpu(_) => {
+            device @ Device::Wgpu(_) => {
+                Compute { backend: Arc::new(Wgpu::new(device, WgpuOptions::default())?), cpu: None }
+            }
+            Device::Cpu => {
                 let cpu = Arc::new(Cpu::new(CpuOptions { threads, ..Default::default() })?);
                 Compute { backend: cpu.clone(), cpu: Some(cpu) }
             }
@@ -90,7 +94,8 @@ pub fn best() -> &'static str {
 pub fn check_name(name: &str) -> Result<()> {
     let device = Device::from_str(name)?;
     if let Err(reason) = probe(device) {
-        let others = [Device::Cpu, Device::Cuda(0), Device::SoftCuda, Device::Reference];
+        let others =
+            [Device::Cpu, Device::Cuda(0), Device::Wgpu(0), Device::SoftCuda, Device::Reference];
         let there = others.into_iter().filter(|&other| other != device && probe(other).is_ok());
         let there: Vec<String> = there.map(|device| device.to_string()).collect();
         bail!("device {device} is not available: {reason}; available are {}", there.join(", "));
@@ -103,7 +108,7 @@ pub fn probe(device: Device) -> std::result::Result<Option<String>, String> {
     match device {
         Device::Cpu | Device::Reference => Ok(None),
         Device::Cuda(_) | Device::SoftCuda => cuda::probe(device).map(Some),
-        Device::Wgpu(_) => Err("this build has no wgpu backend".to_string()),
+        Device::Wgpu(_) => wgpu::probe(device).map(Some),
     }
 }
 

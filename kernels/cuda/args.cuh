@@ -17,7 +17,7 @@ __device__ inline u64 thread_index() {
 
 // A shape with the strides of one buffer, as kernel argument; axis 0 is the outermost, and rank is at least 1. As
 // parameters of kernels they are `const __grid_constant__ Axes`: indexed where they are, not copied to local memory.
-// `Axes` in kernels/src/cuda/axes.rs has the same layout.
+// `Axes` in kernels/src/axes.rs has the same layout.
 struct Axes {
     u64 rank;
     u64 sizes[MAX_AXES];

@@ -2,11 +2,12 @@
 //! gradient and no layer.
 //!
 //! [`Backend`] is the one dispatch point of the project: a method for each pass of each kernel
-//! family. Three backends implement it here:
+//! family. Four backends implement it here:
 //!
 //! - [`reference::Reference`]: plain loops over f32 and f64, never optimised. It is the oracle.
 //! - [`cpu::Cpu`]: SIMD chosen at run time, threads, pooled memory.
 //! - [`cuda::Cuda`]: CUDA kernels, on an NVIDIA GPU or on softcuda.
+//! - [`wgpu::Wgpu`]: WGSL kernels, on any GPU with Vulkan, Metal or DX12.
 //!
 //! A method either runs its kernel on its own device or answers [`Error::Unsupported`]; nothing
 //! falls back silently. Methods may return before the device has finished (only
@@ -14,6 +15,7 @@
 //! host may be unable to touch a [`Buffer`]'s memory.
 
 pub mod args;
+mod axes;
 mod buffer;
 pub mod cpu;
 pub mod cuda;
@@ -23,6 +25,8 @@ mod error;
 pub mod host;
 pub mod philox;
 pub mod reference;
+mod walk;
+pub mod wgpu;
 
 pub use args::*;
 pub use buffer::{Buffer, Storage};

@@ -8,6 +8,7 @@ use tilegrad_kernels::cpu::simd::Isa;
 use tilegrad_kernels::cpu::{ConvAlgorithm, Cpu, CpuOptions};
 use tilegrad_kernels::cuda::{self, Cuda, CudaOptions, MatmulAlgorithm};
 use tilegrad_kernels::reference::Reference;
+use tilegrad_kernels::wgpu::{self, Wgpu, WgpuOptions};
 
 /// A backend, at one dtype.
 #[derive(Clone)]
@@ -79,7 +80,7 @@ pub fn default_backends() -> &'static [TestBackend] {
                 None => eprintln!("SKIPPED cpu/{isa}: this processor does not have it"),
             }
         }
-        require(list.iter().chain(half_backends()).chain(cuda_backends()));
+        require(list.iter().chain(half_backends()).chain(cuda_backends()).chain(wgpu_backends()));
         list
     })
 }
@@ -247,6 +248,64 @@ pub fn open_cuda(options: CudaOptions) -> Option<Cuda> {
     opened.ok()
 }
 
+/// The WGSL kernels in f32, and in f16 where the adapter has it, as users run them.
+pub fn wgpu_backends() -> &'static [TestBackend] {
+    static LIST: OnceLock<Vec<TestBackend>> = OnceLock::new();
+    LIST.get_or_init(|| wgpu_with("", WgpuOptions::default()))
+}
+
+/// The WGSL kernels with options, and a name for those; none where there is no adapter. Buffers start full of
+/// NaN, and the graphics API's validation layer looks on where it is installed.
+pub fn wgpu_with(name: &str, options: WgpuOptions) -> Vec<TestBackend> {
+    crate::validation::listen();
+    let options = WgpuOptions { poison: true, validation: true, ..options };
+    let wgpu = match Wgpu::new(Device::Wgpu(0), options) {
+        Ok(wgpu) => wgpu,
+        Err(e) => {
+            let required = std::env::var("TILEGRAD_REQUIRE").unwrap_or_default();
+            assert!(!is_named(&required, "wgpu"), "TILEGRAD_REQUIRE={required}: {e}");
+            eprintln!("SKIPPED wgpu: {e}");
+            return Vec::new();
+        }
+    };
+    let has_f16 = wgpu.has_f16();
+    let on = TestBackend {
+        name: format!("wgpu{name}"),
+        backend: Arc::new(wgpu),
+        dtype: Dtype::F32,
+        rounding: Dtype::F32,
+        approximate_convolution: false,
+        forced_convolution: false,
+    };
+    if !has_f16 {
+        eprintln!("SKIPPED wgpu{name}/f16: the adapter does not have it");
+        return vec![at(on, Dtype::F32)];
+    }
+    vec![at(on.clone(), Dtype::F32), at(on, Dtype::F16)]
+}
+
+/// The rungs of the WGSL ladders for `op`, each forced wherever it applies.
+pub fn wgpu_rungs(op: &str) -> impl Iterator<Item = &'static TestBackend> {
+    static LIST: OnceLock<Vec<(&[&str], TestBackend)>> = OnceLock::new();
+    let list = LIST.get_or_init(|| {
+        let mut list: Vec<(&[&str], TestBackend)> = Vec::new();
+        if wgpu_backends().is_empty() {
+            return list;
+        }
+        let first = WgpuOptions { first_rung: true, ..Default::default() };
+        let rows = ["softmax", "log_softmax", "conv2d", "conv2d_inference"].as_slice();
+        list.extend(wgpu_with("/first", first).into_iter().map(|on| (rows, on)));
+        for rung in wgpu::MatmulAlgorithm::ALL {
+            let options = WgpuOptions { matmul: Some(rung), ..Default::default() };
+            let products = ["matmul", "linear"].as_slice();
+            let backends = wgpu_with(&format!("/{rung}"), options);
+            list.extend(backends.into_iter().map(|on| (products, on)));
+        }
+        list
+    });
+    list.iter().filter(move |(ops, _)| ops.contains(&op)).map(|(_, on)| on)
+}
+
 /// The same CPU with 1, 2 and 5 threads, for each instruction set, and for the strongest in bf16.
 pub fn thread_counts() -> &'static [[TestBackend; 3]] {
     static LIST: OnceLock<Vec<[TestBackend; 3]>> = OnceLock::new();
@@ -259,10 +318,11 @@ pub fn thread_counts() -> &'static [[TestBackend; 3]] {
     })
 }
 
-/// `TILEGRAD_REQUIRE=cpu/avx2,softcuda` makes the absence of a backend a failure.
+/// `TILEGRAD_REQUIRE=cpu/avx2,softcuda` makes the absence of a backend a failure. `chromium` is no backend: it is
+/// asked for in cifar/tests/web.
 fn require<'a>(list: impl Iterator<Item = &'a TestBackend> + Clone) {
     let Ok(required) = std::env::var("TILEGRAD_REQUIRE") else { return };
-    for name in names(&required) {
+    for name in names(&required).filter(|name| *name != "chromium") {
         let present = list.clone().any(|on| is_or_is_kind_of(&on.name, name));
         assert!(present, "TILEGRAD_REQUIRE names {name}, which this machine or this build lacks");
     }

@@ -185,5 +185,7 @@ impl Failures {
             panic!("{name}: {n} of {} checks failed{}", self.checks, shown.collect::<String>());
         }
         assert!(self.checks > 0, "{name}: nothing was checked");
+        let heard = crate::validation_errors();
+        assert!(heard.is_empty(), "{name}: the validation layer says {heard:#?}");
     }
 }

@@ -10,6 +10,7 @@ mod case;
 mod compare;
 mod input;
 mod recorder;
+mod validation;
 
 pub mod batch_norm;
 pub mod classes;
@@ -28,6 +29,7 @@ use std::collections::HashMap;
 pub use backends::{
     TestBackend, at, backends, cpu_with, cuda_backends, cuda_device, cuda_rungs, cuda_with, cudas,
     default_backends, exact_backends, half_backends, open_cuda, oracle, oracle_of, thread_counts,
+    wgpu_backends, wgpu_rungs, wgpu_with,
 };
 pub use case::{Case, ErrorCase, Outputs};
 pub use compare::{Failures, Tolerance, compare, relative_norm, same_bits, same_values};
@@ -36,6 +38,7 @@ pub use input::{
     probabilities, rounded, uniform,
 };
 pub use recorder::Recorder;
+pub use validation::validation_errors;
 
 /// One family of ops: its name, its cases, its wrong inputs.
 pub struct Family {

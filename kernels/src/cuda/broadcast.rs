@@ -1,10 +1,10 @@
 //! Launches the kernels of `broadcast.cu`: functions of two inputs, and their gradients.
 
-use super::axes::{Axes, repeating};
 use super::elementwise::{singles, vectors};
 use super::modules::BROADCAST;
 use super::reduce::{self, Layout};
 use super::{Cuda, Params};
+use crate::axes::{Axes, repeating};
 use crate::{Binary, BroadcastArgs, Buffer, Dtype, Result, elements};
 
 /// The axes of both inputs, walked together in the shape of the result.

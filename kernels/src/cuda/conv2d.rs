@@ -2,16 +2,13 @@
 //! which rung of the ladder computes which convolution. The shapes of the implicit products are in
 //! `kernels/cuda/conv2d.cuh`.
 
-mod axis;
-
 use std::fmt;
 use std::str::FromStr;
-
-use axis::{Axis, Walk};
 
 use super::gemm::{Gemm, Tile, divisor, narrow, packed, vector};
 use super::modules::{CONV2D_BACKWARD_DATA, CONV2D_BACKWARD_FILTER, CONV2D_FORWARD};
 use super::{Cuda, Grid, Params};
+use crate::walk::{Axis, Walk};
 use crate::*;
 
 const OP: &str = "conv2d";
@@ -122,6 +119,15 @@ fn check(args: &Conv2dArgs) -> Result<()> {
     }
 }
 
+/// `ConvAxis` of the kernels, given that all numbers are below 2^31 in size.
+fn axis_words(walk: &Walk) -> Vec<u32> {
+    let &Walk { first, spread, scale, offset, step, size, tap_first, tap_step, .. } = walk;
+    let signed = [first as isize, spread as isize, scale as isize, offset, step, size as isize];
+    let words = signed.map(|v| v as i32 as u32).into_iter();
+    let words = words.chain([tap_first as u32, tap_step as u32]);
+    words.chain(divisor(walk.positions as u32)).chain(divisor(walk.taps as u32)).collect()
+}
+
 /// `Gathered` of the kernels: a pass over `walks`, from `channels` channels of the source a group to a result of
 /// `[h, w, channels a group]`.
 fn gathered(args: &Conv2dArgs, walks: [&[Walk]; 2], channels: usize, result: [usize; 3]) -> Params {
@@ -132,7 +138,7 @@ fn gathered(args: &Conv2dArgs, walks: [&[Walk]; 2], channels: usize, result: [us
     words.extend(divisor(channels as u32));
     for phases in walks {
         for i in 0..MAX_PHASES {
-            words.extend(phases.get(i).copied().unwrap_or_default().words());
+            words.extend(axis_words(&phases.get(i).copied().unwrap_or_default()));
         }
     }
     Params::new().words32(&words)

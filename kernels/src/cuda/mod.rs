@@ -9,7 +9,6 @@
 //! so results have the same bits on every run on one GPU and driver. GPUs differ: in the order in which tensor
 //! cores add, in the last bit of approximate instructions, and in what a driver fuses.
 
-mod axes;
 mod backend;
 mod batch_norm;
 mod broadcast;

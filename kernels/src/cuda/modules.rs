@@ -7,9 +7,9 @@ use std::sync::{Arc, Mutex};
 use bytemuck::Pod;
 use cudarc::driver::{result, sys};
 
-use super::axes::Axes;
 use super::context::Context;
 use super::gemm::packed;
+use crate::axes::Axes;
 use crate::{Error, Result};
 
 /// The kernels of one file `kernels/cuda/<name>.cu`, compiled by scripts/make-ptx.py.

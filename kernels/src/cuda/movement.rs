@@ -1,10 +1,10 @@
 //! Launches the kernels of `movement.cu`. All but gather are copies between two buffers with different
 //! strides.
 
-use super::axes::{Axes, row_major};
 use super::elementwise::singles;
 use super::modules::MOVEMENT;
 use super::{Cuda, Params, memory};
+use crate::axes::{Axes, row_major};
 use crate::{
     Buffer, ConcatArgs, Dtype, Error, GatherArgs, PadArgs, PermuteArgs, Result, SliceArgs, elements,
 };

@@ -1,9 +1,9 @@
 //! Launches the kernels of `reduce.cu`: reductions over axes.
 
-use super::axes::{Axes, row_major};
 use super::elementwise::singles;
 use super::modules::REDUCE;
 use super::{Cuda, Grid, Params};
+use crate::axes::{Axes, row_major};
 use crate::{Buffer, Dtype, Error, Reduce, ReduceArgs, Result, elements};
 
 /// Elements of one partial result, by the kernel's way of reading: so many that a launch shrinks its input a

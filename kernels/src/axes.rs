@@ -3,8 +3,8 @@
 
 use crate::{Error, Result};
 
-/// Axes that a kernel walks: `MAX_AXES` in kernels/cuda/args.cuh.
-const MAX_AXES: usize = 8;
+/// Axes that a kernel walks: `MAX_AXES` in kernels/cuda/args.cuh and in shaders/*.wgsl.
+pub const MAX_AXES: usize = 8;
 
 /// Sizes and strides, axis 0 outermost; at least one axis.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,14 +49,24 @@ impl Axes {
         }
         if joined.len() > MAX_AXES {
             let detail = format!(
-                "CUDA kernels walk at most {MAX_AXES} axes that cannot be joined, got {joined:?}"
+                "kernels walk at most {MAX_AXES} axes that cannot be joined, got {joined:?}"
             );
             return Err(Error::argument(op, detail));
         }
         Ok(of.map(|strides| Axes { sizes: joined.clone(), strides }))
     }
 
-    /// The kernels' struct: rank, sizes, strides.
+    /// Sizes, outermost first.
+    pub fn sizes(&self) -> &[usize] {
+        &self.sizes
+    }
+
+    /// Strides, in elements.
+    pub fn strides(&self) -> &[usize] {
+        &self.strides
+    }
+
+    /// The CUDA kernels' struct: rank, sizes, strides.
     pub fn words(&self) -> [u64; 1 + 2 * MAX_AXES] {
         let mut words = [0; 1 + 2 * MAX_AXES];
         words[0] = self.sizes.len() as u64;

@@ -1,7 +1,6 @@
 //! One axis of a convolution as the gathered passes walk it: forward from outputs to the inputs under their taps,
 //! backward from inputs to the outputs that see them.
 
-use super::super::gemm::divisor;
 use crate::{Conv2dArgs, Conv2dOptions};
 
 /// One axis of a convolution.
@@ -15,7 +14,7 @@ pub struct Axis {
     pub dilation: usize,
 }
 
-/// `ConvAxis` of the kernels, where its fields are explained.
+/// `ConvAxis` of kernels/cuda/conv2d.cuh and `Axis` of shaders/conv2d_*.wgsl, where its fields are explained.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Walk {
     pub positions: usize,
@@ -91,17 +90,6 @@ impl Axis {
 
 fn gcd(a: usize, b: usize) -> usize {
     if b == 0 { a } else { gcd(b, a % b) }
-}
-
-impl Walk {
-    /// `ConvAxis`, given that all numbers are below 2^31 in size.
-    pub fn words(&self) -> Vec<u32> {
-        let &Walk { first, spread, scale, offset, step, size, tap_first, tap_step, .. } = self;
-        let signed = [first as isize, spread as isize, scale as isize, offset, step, size as isize];
-        let words = signed.map(|v| v as i32 as u32).into_iter();
-        let words = words.chain([tap_first as u32, tap_step as u32]);
-        words.chain(divisor(self.positions as u32)).chain(divisor(self.taps as u32)).collect()
-    }
 }
 
 #[cfg(test)]

@@ -13,10 +13,10 @@
 //   batch_norm_dx[_any]               pass 2: dx
 //   batch_norm_update_running         running statistics
 //
-// g is dy where y is positive, everywhere without an activation. A thread keeps 4 neighbouring channels, or one (`_any`)
-// where c is no multiple of 4, and walks down a strip: every `strips`-th row, so that neighbouring threads read
-// neighbours in memory and values a channel are read once. It leaves its sums in `partials`; one thread a channel then
-// adds those up in order. So there is no barrier, and the same bits on every run.
+// g is dy where y is positive, everywhere without an activation. A thread keeps 4 neighbouring channels, or one
+// (`_any`) where c is no multiple of 4, and walks down a strip: every `strips`-th row, so that neighbouring threads
+// read neighbours in memory and values a channel are read once. It leaves its sums in `partials`; one thread a channel
+// then adds those up in order. So there is no barrier, and the same bits on every run.
 //
 // Limit: memory, 3 (forward) and 5 (backward, no residual, no activation) transfers of the tensor.
 

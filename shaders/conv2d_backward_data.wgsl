@@ -1,6 +1,6 @@
 // Convolution backward, the gradient of x.  dx[image, iy, ix, ci] = Σ dy[image, oy, ox, co] filter[co, ky, kx, ci]
-// over the (oy, ky) with oy * stride + ky * dilation - padding = iy, and so for x. dx: [images, h, w, groups * columns],
-// dy: [images, oh, ow, groups * channels], filter: [groups * channels, kh, kw, columns].
+// over the (oy, ky) with oy * stride + ky * dilation - padding = iy, and so for x. dx: [images, h, w, groups *
+// columns], dy: [images, oh, ow, groups * channels], filter: [groups * channels, kh, kw, columns].
 //
 //   conv2d_backward_data_naive               one thread an element of dx                           (read this first)
 //   conv2d_backward_data_register_tile       implicit GEMM over one phase, 8 pixels x 8 channels a thread, by vec4

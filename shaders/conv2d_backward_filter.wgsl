@@ -1,6 +1,6 @@
 // Convolution backward, the gradient of the filter.  dfilter[co, ky, kx, ci] = Σ dy[image, oy, ox, co] x[image, iy, ix,
-// ci] over all images and output positions, with iy = oy * stride + ky * dilation - padding, and so for x. x: [images, h,
-// w, groups * channels], dy: [images, oh, ow, groups * filters], dfilter: [groups * filters, kh, kw, channels].
+// ci] over all images and output positions, with iy = oy * stride + ky * dilation - padding, and so for x. x: [images,
+// h, w, groups * channels], dy: [images, oh, ow, groups * filters], dfilter: [groups * filters, kh, kw, channels].
 //
 //   conv2d_backward_filter_naive               one thread an element of dfilter                    (read this first)
 //   conv2d_backward_filter_register_tile       8 filters x 8 elements of each a thread, by vec4

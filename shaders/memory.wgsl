@@ -1,8 +1,8 @@
 // Filling and converting.  x, y: [n], seen as words of 32 bits, which hold 1, 2 or 4 elements.
 //
 //   fill            y = a word
-//   cast_elements   y = x in another dtype: to floats rounded to nearest even, once; to integers rounded to nearest even
-//                   and saturating, 0 for NaN
+//   cast_elements   y = x in another dtype: to floats rounded to nearest even, once; to integers rounded to nearest
+//                   even and saturating, 0 for NaN
 //
 // A thread of cast takes 4 neighbouring elements. Dtypes are numbers, and pipelines are made for pairs of them.
 // Numbers are converted bit by bit: whether a GPU rounds, keeps subnormals or knows NaN is its own affair.

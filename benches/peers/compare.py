@@ -7,6 +7,9 @@
     (cd benches/peers/rust && for p in candle burn; do cargo build --release --locked -p peers-$p; done)
     python3 benches/peers/compare.py --peer candle --models simple-cnn,resnet20,resnet18 --rounds 3
 
+    (cd benches/peers/rust && cargo build --release --locked -p peers-burn-wgpu)
+    python3 benches/peers/compare.py --peer burn-wgpu --device wgpu --models resnet20 --batch 8 --rounds 5
+
 The machine may be shared and noisy, so absolute rates drift; within a pair they drift together.
 PyTorch runs in both of its memory layouts and the faster one of each round counts. candle and burn train in f32
 only, burn on burn-flex; they take seconds a step, so `--peer-steps` of them are timed after one to warm up.
@@ -27,7 +30,8 @@ def main():
     p = argparse.ArgumentParser(description=__doc__,
                                 formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--cifar", default="target/release/cifar")
-    p.add_argument("--peer", choices=["torch", "candle", "burn"], default="torch")
+    p.add_argument("--peer", choices=["torch", "candle", "burn", "burn-wgpu"], default="torch")
+    p.add_argument("--device", default="cpu", help="of tilegrad: wgpu, to be compared with burn-wgpu")
     p.add_argument("--torch-script", help="needed for --peer torch")
     p.add_argument("--models", default="simple-cnn,resnet20,resnet-guide,resnet18")
     p.add_argument("--batch", type=int, default=128)
@@ -60,7 +64,7 @@ def main():
     print("|---|---|---|---|---|")
     for model in a.models.split(","):
         mine = [a.cifar, "bench", "--model", model, "--batch", str(a.batch), "--dtype", a.dtype, "--steps",
-                str(a.steps), "--threads", str(a.threads), "--mode", a.mode, "--json"]
+                str(a.steps), "--threads", str(a.threads), "--mode", a.mode, "--device", a.device, "--json"]
         ours, theirs, ratios = [], [], []
         for _ in range(a.rounds):
             ours.append(run(mine)["images_per_second"])

@@ -8,10 +8,11 @@ use std::sync::{Condvar, Mutex};
 
 use tilegrad::{
     FAMILIES, Failures, Family, TestBackend, Tolerance, backends, compare, cuda_backends,
-    cuda_rungs, cudas, half_backends, oracle, oracle_of, wgpu_backends, wgpu_rungs,
+    cuda_rungs, cudas, half_backends, oracle, oracle_of, wgpu_backends, wgpu_rungs, wgpus,
 };
 use tilegrad_engine::{Device, Dtype};
 use tilegrad_kernels::cuda::Cuda;
+use tilegrad_kernels::wgpu::Wgpu;
 
 fn check(family: &Family) {
     let _done = Done;
@@ -83,29 +84,52 @@ impl Drop for Done {
     }
 }
 
-/// The table reaches every CUDA kernel that is shipped, and a rung that is forced is really taken. libtest starts this
-/// test last; it waits for those that still run.
-#[test]
-fn z_every_cuda_kernel_was_used() {
+/// Waits for all cases on `device`, or says that they do not run. libtest starts the tests that do so last.
+fn all_cases_ran_on(device: &[TestBackend]) -> bool {
     // libtest's own arguments; a filter is one without dashes.
     let filtered = std::env::args().skip(1).any(|arg| !arg.starts_with('-'));
-    let sample = std::env::var("TILEGRAD_SAMPLE").is_ok();
-    if filtered || sample || cuda_backends().is_empty() {
-        eprintln!("SKIPPED: needs all cases, on a CUDA device");
-        return;
+    if filtered || std::env::var("TILEGRAD_SAMPLE").is_ok() || device.is_empty() {
+        eprintln!("SKIPPED: needs all cases, on a device");
+        return false;
     }
     let (count, changed) = &DONE;
     let done = count.lock().expect("no panic in between");
     let all = changed.wait_while(done, |done| *done < FAMILIES.len());
     drop(all.expect("no panic in between"));
+    true
+}
+
+/// All kernels of the backends of a device; a rung that was forced must be among those of its backend.
+fn used<K: AsRef<str>>(backends: Vec<(String, Vec<K>)>) -> BTreeSet<String> {
     let mut used = BTreeSet::new();
-    for (name, cuda) in cudas() {
-        let kernels = cuda.loaded_kernels();
+    for (name, kernels) in backends {
+        let kernels: Vec<String> = kernels.iter().map(|k| k.as_ref().to_string()).collect();
         if let Some((_, rung)) = name.split_once('/').filter(|(_, rung)| *rung != "first") {
             assert!(kernels.iter().any(|k| k.contains(rung)), "{name} used only {kernels:?}");
         }
         used.extend(kernels);
     }
+    used
+}
+
+/// The table reaches every WGSL kernel that is shipped, and a rung that is forced is really taken.
+#[test]
+fn z_every_wgsl_kernel_was_used() {
+    if !all_cases_ran_on(wgpu_backends()) {
+        return;
+    }
+    let used = used(wgpus().iter().map(|(n, wgpu)| (n.clone(), wgpu.loaded_kernels())).collect());
+    let missing: Vec<_> = Wgpu::kernels().filter(|k| !used.contains(*k)).collect();
+    assert!(missing.is_empty(), "kernels that no case uses: {missing:?}");
+}
+
+/// The table reaches every CUDA kernel that is shipped, and a rung that is forced is really taken.
+#[test]
+fn z_every_cuda_kernel_was_used() {
+    if !all_cases_ran_on(cuda_backends()) {
+        return;
+    }
+    let used = used(cudas().iter().map(|(n, cuda)| (n.clone(), cuda.loaded_kernels())).collect());
     // With tests of their own: what no op of the engine asks for (cuda.rs), tf32 (cuda_tf32.rs).
     let elsewhere = |k: &&str| {
         k.starts_with("cast_")

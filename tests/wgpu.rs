@@ -179,6 +179,29 @@ fn casts_have_the_bits_of_the_cpu() {
 }
 
 #[test]
+fn the_devices_clock_times_each_kernel() {
+    let Some(wgpu) = opened() else { return };
+    assert_eq!(wgpu.stop_kernel_times().unwrap(), [], "no clock was running");
+    let mut parameter = upload(&wgpu, &[1.0f32; 3000]).unwrap();
+    let norm = step(&wgpu, &mut parameter);
+    if !wgpu.start_kernel_times().unwrap() {
+        eprintln!("SKIPPED wgpu: the adapter has no timestamps");
+        return;
+    }
+    let clock = std::time::Instant::now();
+    assert_eq!(step(&wgpu, &mut parameter), norm, "timing changes no result");
+    let times = wgpu.stop_kernel_times().unwrap();
+    let (all, sum) = (clock.elapsed().as_secs_f64(), times.iter().map(|t| t.seconds).sum::<f64>());
+    assert!(0.0 < sum && sum <= all, "{sum} s of {all} s: {times:?}");
+    let calls = |name: &str| times.iter().find(|t| t.kernel == name).map_or(0, |t| t.calls);
+    // More than a submission takes: none is lost between two.
+    assert_eq!(calls("unary_forward"), 41, "{times:?}");
+    assert_eq!(calls("accumulate"), 40, "{times:?}");
+    step(&wgpu, &mut parameter);
+    assert_eq!(wgpu.stop_kernel_times().unwrap(), [], "it was stopped");
+}
+
+#[test]
 fn the_validation_layer_is_heard() {
     let Some(on) = wgpu_backends().first() else { return };
     let y = on.backend.fill(Dtype::F32, 8, 1.0).unwrap();

@@ -131,7 +131,7 @@ settings! {
     /// Seed of all randomness: weights, order, augmentation, dropout
     #[arg(long, value_name = "N")]
     seed: u64 = 0;
-    /// Device: cpu, cuda, cuda:N, softcuda or reference [default: cuda where a GPU is, else cpu]
+    /// Device: cpu, cuda[:N], wgpu[:N], softcuda or reference [default: cuda where a GPU is, else cpu]
     #[arg(long)]
     device: String = crate::device::best().to_string();
     /// Number format of activations: f32, bf16, or f16, whose losses are scaled so that gradients do not

@@ -78,6 +78,17 @@ pub struct AdamWParameter<'a> {
     pub v: &'a mut Buffer,
 }
 
+/// What a device's own clock says of one kernel: see [`Backend::stop_kernel_times`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct KernelTime {
+    /// Its name in the source.
+    pub kernel: &'static str,
+    /// How often it ran.
+    pub calls: u64,
+    /// All of its calls together.
+    pub seconds: f64,
+}
+
 /// Kernels of a device in their order, to be run again and again: see [`Backend::record`].
 pub trait Recording: Send {
     /// Hands all of it to the device, after what was handed in before. `steps` is how many steps after
@@ -99,6 +110,16 @@ pub trait Backend: Send + Sync {
     /// choice.
     fn choices(&self) -> Vec<String> {
         Vec::new()
+    }
+    /// From now on notes how long each kernel takes by the device's own clock, which makes the whole slower.
+    /// False where the device has none.
+    fn start_kernel_times(&self) -> Result<bool> {
+        Ok(false)
+    }
+    /// Waits for the device. The kernels since [`Backend::start_kernel_times`], the longest first; none if no
+    /// clock was running.
+    fn stop_kernel_times(&self) -> Result<Vec<KernelTime>> {
+        Ok(Vec::new())
     }
     /// Copies host bytes (of a whole number of elements) to the device.
     fn upload(&self, dtype: Dtype, bytes: &[u8]) -> Result<Buffer>;

@@ -248,6 +248,13 @@ pub fn open_cuda(options: CudaOptions) -> Option<Cuda> {
     opened.ok()
 }
 
+static WGPUS: Mutex<Vec<(String, Arc<Wgpu>)>> = Mutex::new(Vec::new());
+
+/// Every wgpu backend that this process has opened for tests, by name.
+pub fn wgpus() -> Vec<(String, Arc<Wgpu>)> {
+    WGPUS.lock().expect("no panic in between").clone()
+}
+
 /// The WGSL kernels in f32, and in f16 where the adapter has it, as users run them.
 pub fn wgpu_backends() -> &'static [TestBackend] {
     static LIST: OnceLock<Vec<TestBackend>> = OnceLock::new();
@@ -269,9 +276,12 @@ pub fn wgpu_with(name: &str, options: WgpuOptions) -> Vec<TestBackend> {
         }
     };
     let has_f16 = wgpu.has_f16();
+    let wgpu = Arc::new(wgpu);
+    let full = format!("wgpu{name}");
+    WGPUS.lock().expect("no panic in between").push((full.clone(), wgpu.clone()));
     let on = TestBackend {
-        name: format!("wgpu{name}"),
-        backend: Arc::new(wgpu),
+        name: full,
+        backend: wgpu,
         dtype: Dtype::F32,
         rounding: Dtype::F32,
         approximate_convolution: false,

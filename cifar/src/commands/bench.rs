@@ -11,6 +11,7 @@ use anyhow::{Result, ensure};
 use clap::ValueEnum;
 use tilegrad_engine::profile::{self, Pass};
 use tilegrad_engine::{Backend, Dtype, Tensor, no_grad};
+use tilegrad_kernels::KernelTime;
 use tilegrad_kernels::philox::{Purpose, Stream};
 use tilegrad_nn::{
     Context, Model, ModelConfig, Module, Optimizer, ParamGroup, Setting, Sgd, SgdConfig,
@@ -56,14 +57,15 @@ pub struct Args {
     /// Threads of the CPU device [default: one a core]
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
-    /// Device: cpu, cuda, cuda:N, softcuda or reference [default: cuda where a GPU is, else cpu]
+    /// Device: cpu, cuda[:N], wgpu[:N], softcuda or reference [default: cuda where a GPU is, else cpu]
     #[arg(long)]
     device: Option<String>,
     /// One JSON line
     #[arg(long)]
     json: bool,
-    /// Show where the time of the timed steps went, op by op (this makes them a little slower), and
-    /// which algorithms were chosen
+    /// Show where the time of the timed steps went, op by op (this makes them a little slower); which algorithms
+    /// were chosen; and, where the device has a clock of its own (wgpu), the time of each kernel in as many
+    /// further steps
     #[arg(long)]
     profile: bool,
 }
@@ -79,7 +81,7 @@ pub fn run(args: Args) -> Result<()> {
     );
     let precision = device::precision("dtype", &args.dtype)?;
     let compute = Compute::open_or_best(&args.device, args.threads)?;
-    let (mut times, profile) = compute.enter(|| {
+    let (mut times, profile, kernels) = compute.enter(|| {
         let mut bench =
             Bench::new(&compute.backend, ModelConfig::new(kind, CLASSES), args.batch, args.mode)?;
         bench.precision = precision;
@@ -89,16 +91,19 @@ pub fn run(args: Args) -> Result<()> {
                 profile::start();
             }
             let clock = Instant::now();
-            match args.mode {
-                Mode::Train => bench.train_step(step as u32)?,
-                Mode::Infer => bench.infer_step()?,
-            }
+            bench.step(args.mode, step as u32)?;
             compute.backend.synchronize()?;
             if step >= WARM_UP {
                 times.push(clock.elapsed().as_secs_f64() * 1e3);
             }
         }
-        Ok::<_, anyhow::Error>((times, profile::stop()))
+        let profile = profile::stop();
+        if args.profile && compute.backend.start_kernel_times()? {
+            for step in 0..args.steps {
+                bench.step(args.mode, (WARM_UP + args.steps + step) as u32)?;
+            }
+        }
+        Ok::<_, anyhow::Error>((times, profile, compute.backend.stop_kernel_times()?))
     })?;
     times.sort_by(f64::total_cmp);
     let (median, least) = (median(&times), times[0]);
@@ -135,42 +140,49 @@ pub fn run(args: Args) -> Result<()> {
             memory.peak as f64 / 1048576.0
         )?;
     }
-    let choices = if args.profile { compute.backend.choices() } else { Vec::new() };
-    print_profile(&profile, &choices, args.steps, args.json)
-}
-
-/// Ops by time, and the algorithms that were chosen. Beside a JSON line it goes to stderr.
-fn print_profile(
-    rows: &[profile::Row],
-    choices: &[String],
-    steps: usize,
-    to_stderr: bool,
-) -> Result<()> {
-    if rows.is_empty() {
-        return Ok(());
+    let mut lines = Vec::new();
+    if args.profile {
+        lines.extend(profile_lines(&profile, args.steps));
+        lines.extend(compute.backend.choices());
+        lines.extend(kernel_lines(&kernels, args.steps));
     }
-    let total: f64 = rows.iter().map(|row| row.seconds).sum();
-    let mut lines =
-        vec![format!("{:24} {:9} {:>9} {:>12} {:>7}", "op", "pass", "calls", "ms a step", "share")];
-    for row in rows {
-        lines.push(format!(
-            "{:24} {:9} {:>9} {:>12.3} {:>5.1} %",
-            row.op,
-            row.pass,
-            row.calls,
-            row.seconds * 1e3 / steps as f64,
-            100.0 * row.seconds / total
-        ));
-    }
-    lines.extend(choices.iter().cloned());
+    // Beside a JSON line they go to stderr.
     for line in lines {
-        if to_stderr {
+        if args.json {
             eprintln!("{line}");
         } else {
             outln!("{line}")?;
         }
     }
     Ok(())
+}
+
+/// Ops by time.
+fn profile_lines(rows: &[profile::Row], steps: usize) -> Vec<String> {
+    let total: f64 = rows.iter().map(|row| row.seconds).sum();
+    let mut lines =
+        vec![format!("{:24} {:9} {:>9} {:>12} {:>7}", "op", "pass", "calls", "ms a step", "share")];
+    for row in rows {
+        let (ms, share) = (row.seconds * 1e3 / steps as f64, 100.0 * row.seconds / total);
+        let (op, pass, calls) = (row.op, row.pass, row.calls);
+        lines.push(format!("{op:24} {pass:9} {calls:>9} {ms:>12.3} {share:>5.1} %"));
+    }
+    lines
+}
+
+/// Kernels by time on the device itself.
+fn kernel_lines(kernels: &[KernelTime], steps: usize) -> Vec<String> {
+    if kernels.is_empty() {
+        return Vec::new();
+    }
+    let total: f64 = kernels.iter().map(|time| time.seconds).sum();
+    let mut lines =
+        vec![format!("{:38} {:>9} {:>12} {:>7}", "kernel", "calls", "ms a step", "share")];
+    for KernelTime { kernel, calls, seconds } in kernels {
+        let (ms, share) = (seconds * 1e3 / steps as f64, 100.0 * seconds / total);
+        lines.push(format!("{kernel:38} {calls:>9} {ms:>12.3} {share:>5.1} %"));
+    }
+    lines
 }
 
 /// A model with random images.
@@ -213,6 +225,13 @@ impl Bench {
             labels: Tensor::from_slice(backend, &labels, &[batch])?,
             precision: Dtype::F32,
         })
+    }
+
+    fn step(&mut self, mode: Mode, step: u32) -> Result<()> {
+        match mode {
+            Mode::Train => self.train_step(step),
+            Mode::Infer => self.infer_step(),
+        }
     }
 
     fn train_step(&mut self, step: u32) -> Result<()> {

@@ -36,7 +36,7 @@ pub struct Args {
     /// by a pixel
     #[arg(long)]
     tta: bool,
-    /// Device: cpu, cuda, cuda:N, softcuda or reference [default: cuda where a GPU is, else cpu]
+    /// Device: cpu, cuda[:N], wgpu[:N], softcuda or reference [default: cuda where a GPU is, else cpu]
     #[arg(long)]
     device: Option<String>,
     /// Number format of activations: f32, bf16 or f16

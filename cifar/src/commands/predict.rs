@@ -33,7 +33,7 @@ pub struct Args {
     /// Classes to show
     #[arg(long, value_name = "N", default_value_t = 5)]
     top: usize,
-    /// Device: cpu, cuda, cuda:N, softcuda or reference [default: cuda where a GPU is, else cpu]
+    /// Device: cpu, cuda[:N], wgpu[:N], softcuda or reference [default: cuda where a GPU is, else cpu]
     #[arg(long)]
     device: Option<String>,
     /// Threads of the CPU device [default: one a core]

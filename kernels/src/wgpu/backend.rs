@@ -15,6 +15,14 @@ impl Backend for Wgpu {
         self.context.description()
     }
 
+    fn start_kernel_times(&self) -> Result<bool> {
+        self.recorder.start_clock("start_kernel_times")
+    }
+
+    fn stop_kernel_times(&self) -> Result<Vec<KernelTime>> {
+        self.recorder.stop_clock("stop_kernel_times")
+    }
+
     fn upload(&self, dtype: Dtype, bytes: &[u8]) -> Result<Buffer> {
         const OP: &str = "upload";
         if !bytes.len().is_multiple_of(dtype.size()) {

@@ -174,6 +174,29 @@ impl Context {
         ready(scope.pop()).is_none().then_some(buffer)
     }
 
+    /// Waits for the device, and then shows `f` the first `bytes` of a buffer that the host can read.
+    pub fn read<R>(
+        &self,
+        op: &'static str,
+        buffer: &wgpu::Buffer,
+        bytes: u64,
+        f: impl FnOnce(&[u8]) -> R,
+    ) -> Result<R> {
+        let slice = buffer.slice(..bytes);
+        let (send, receive) = std::sync::mpsc::channel();
+        slice.map_async(wgpu::MapMode::Read, move |answer| {
+            let _ = send.send(answer); // nobody listens any more if the wait below failed
+        });
+        self.wait(op, None)?;
+        let answer = receive.recv().map_err(|e| self.error(op, e))?;
+        answer.map_err(|e| self.error(op, e))?;
+        let view = slice.get_mapped_range().map_err(|e| self.error(op, e))?;
+        let result = f(&view);
+        drop(view);
+        buffer.unmap();
+        Ok(result)
+    }
+
     /// Waits for a submission, or for the last one.
     pub fn wait(&self, op: &'static str, until: Option<wgpu::SubmissionIndex>) -> Result<()> {
         let wait = wgpu::PollType::Wait { submission_index: until, timeout: None };

@@ -10,6 +10,7 @@
 mod backend;
 mod batch_norm;
 mod broadcast;
+mod clock;
 mod context;
 mod conv2d;
 mod cross_entropy;
@@ -139,6 +140,16 @@ impl Wgpu {
     /// Whether the adapter can store f16.
     pub fn has_f16(&self) -> bool {
         self.context.features.contains(::wgpu::Features::SHADER_F16)
+    }
+
+    /// Names of all kernels that there are.
+    pub fn kernels() -> impl Iterator<Item = &'static str> {
+        pipelines::FAMILIES.iter().flat_map(Family::kernels)
+    }
+
+    /// Names of the kernels that were used so far.
+    pub fn loaded_kernels(&self) -> Vec<&'static str> {
+        self.pipelines.loaded()
     }
 
     /// The memory of `x`, which must be a buffer of this backend with `len` elements of `dtype`.

@@ -23,6 +23,9 @@ macro_rules! families {
                 source: include_str!(concat!("../../../shaders/", $name, ".wgsl")),
             };
         )*
+
+        /// All of them.
+        pub const FAMILIES: &[Family] = &[$($constant),*];
     };
 }
 
@@ -61,6 +64,14 @@ families! {
     REDUCE = "reduce";
     /// Softmax and log-softmax.
     SOFTMAX = "softmax";
+}
+
+impl Family {
+    /// Names of the kernels.
+    pub fn kernels(&self) -> impl Iterator<Item = &'static str> {
+        let entries = self.source.split("@compute ").skip(1);
+        entries.filter_map(|rest| rest.split_once("fn ")?.1.split('(').next())
+    }
 }
 
 /// The lines that name a file's element types, as the file stands: of numbers, and of what is only moved.
@@ -110,6 +121,8 @@ struct Layout {
 
 /// A kernel, ready to be dispatched.
 pub struct Pipeline {
+    /// Name of its entry point.
+    pub entry: &'static str,
     /// The compiled kernel.
     pub pipeline: wgpu::ComputePipeline,
     /// Its bind group's layout.
@@ -130,6 +143,12 @@ pub struct Pipelines {
 }
 
 impl Pipelines {
+    /// Names of the kernels that were made so far.
+    pub fn loaded(&self) -> Vec<&'static str> {
+        let caches = self.caches.lock().unwrap_or_else(|e| e.into_inner());
+        caches.pipelines.keys().map(|key| key.entry).collect()
+    }
+
     /// The kernel `entry` of `family` for buffers of `dtype`.
     pub fn get(
         &self,
@@ -185,7 +204,7 @@ impl Pipelines {
             cache: None,
         });
         context.check(op)?;
-        let pipeline = Arc::new(Pipeline { pipeline, group: layout.group });
+        let pipeline = Arc::new(Pipeline { entry, pipeline, group: layout.group });
         caches.pipelines.insert(key, pipeline.clone());
         Ok(pipeline)
     }

@@ -8,10 +8,11 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use super::clock::Clock;
 use super::context::Context;
 use super::pipelines::Pipeline;
 use super::pool::Block;
-use crate::{Error, Result};
+use crate::{Error, KernelTime, Result};
 
 /// Dispatches of one submission: enough that its cost is shared by many, few enough that the device starts
 /// while the host records the next ones.
@@ -41,6 +42,8 @@ struct Pending {
     batch: u64,
     submitted: VecDeque<wgpu::SubmissionIndex>,
     staging: Option<wgpu::Buffer>,
+    /// Times the kernels, while somebody asks for that.
+    clock: Option<Clock>,
 }
 
 /// Records the work of one backend.
@@ -72,6 +75,7 @@ impl Recorder {
             batch: 1,
             submitted: VecDeque::new(),
             staging: None,
+            clock: None,
         };
         Ok(Recorder { pending: Mutex::new(pending), uniforms, alignment, context })
     }
@@ -115,11 +119,14 @@ impl Recorder {
             entries: &entries,
         });
         buffers.iter().for_each(|block| block.used_in(pending.batch));
-        let pass = self.pass(&mut pending);
+        let pass = self.pass(&mut pending, kernel.entry);
         pass.set_pipeline(&kernel.pipeline);
         pass.set_bind_group(0, &group, &[offset]);
         let [x, y, z] = workgroups;
         pass.dispatch_workgroups(x, y, z);
+        if pending.clock.is_some() {
+            pending.pass = None; // the next kernel has its own
+        }
         pending.dispatches += 1;
         Ok(())
     }
@@ -129,11 +136,20 @@ impl Recorder {
         pending.encoder.get_or_insert_with(|| self.context.gpu.create_command_encoder(&descriptor))
     }
 
-    fn pass<'a>(&self, pending: &'a mut Pending) -> &'a mut wgpu::ComputePass<'static> {
+    /// The open compute pass, or a new one that `kernel` starts.
+    fn pass<'a>(
+        &self,
+        pending: &'a mut Pending,
+        kernel: &'static str,
+    ) -> &'a mut wgpu::ComputePass<'static> {
         if pending.pass.is_none() {
-            let descriptor = wgpu::ComputePassDescriptor::default();
-            pending.pass =
-                Some(self.encoder(pending).begin_compute_pass(&descriptor).forget_lifetime());
+            self.encoder(pending);
+            let Pending { encoder: Some(encoder), clock, .. } = pending else {
+                unreachable!("made above")
+            };
+            let timestamp_writes = clock.as_mut().map(|clock| clock.next(kernel));
+            let descriptor = wgpu::ComputePassDescriptor { label: None, timestamp_writes };
+            pending.pass = Some(encoder.begin_compute_pass(&descriptor).forget_lifetime());
         }
         pending.pass.as_mut().expect("made above")
     }
@@ -171,6 +187,9 @@ impl Recorder {
 
     fn submit(&self, op: &'static str, pending: &mut Pending) -> Result<()> {
         pending.pass = None;
+        if let Pending { clock: Some(clock), encoder: Some(encoder), .. } = pending {
+            clock.resolve(encoder);
+        }
         let commands = pending.encoder.take().map(wgpu::CommandEncoder::finish);
         if !pending.uniforms.is_empty() {
             self.context.queue.write_buffer(&self.uniforms, 0, &pending.uniforms);
@@ -180,11 +199,29 @@ impl Recorder {
         (pending.dispatches, pending.uploaded) = (0, 0);
         pending.batch += 1;
         pending.submitted.push_back(index);
+        if let Some(clock) = &mut pending.clock {
+            clock.collect(op, &self.context)?;
+        }
         if pending.submitted.len() > AHEAD {
             let oldest = pending.submitted.pop_front();
             self.context.wait(op, oldest)?;
         }
         self.context.check(op)
+    }
+
+    /// Times each kernel from now on; false where the adapter has no clock.
+    pub fn start_clock(&self, op: &'static str) -> Result<bool> {
+        let mut pending = self.pending();
+        self.submit(op, &mut pending)?;
+        pending.clock = Clock::new(&self.context, op, BATCH as u32)?;
+        Ok(pending.clock.is_some())
+    }
+
+    /// The times since then, and no more of them.
+    pub fn stop_clock(&self, op: &'static str) -> Result<Vec<KernelTime>> {
+        let mut pending = self.pending();
+        self.submit(op, &mut pending)?;
+        Ok(pending.clock.take().map_or_else(Vec::new, Clock::times))
     }
 
     /// Waits until all that was recorded is done.
@@ -220,24 +257,16 @@ impl Recorder {
             at += room;
         }
         self.submit(op, &mut pending)?;
-        let slice = staging.slice(..total);
-        let (send, receive) = std::sync::mpsc::channel();
-        slice.map_async(wgpu::MapMode::Read, move |answer| {
-            let _ = send.send(answer); // nobody listens any more if the wait below failed
-        });
         pending.submitted.clear();
-        self.context.wait(op, None)?;
-        let answer = receive.recv().map_err(|e| self.context.error(op, e))?;
-        answer.map_err(|e| self.context.error(op, e))?;
-        let view = slice.get_mapped_range().map_err(|e| self.context.error(op, e))?;
-        let mut at = 0;
-        let mut all = Vec::with_capacity(blocks.len());
-        for ((_, bytes), room) in blocks.iter().zip(rooms) {
-            all.push(view[at..at + bytes].to_vec());
-            at += room as usize;
-        }
-        drop(view);
-        staging.unmap();
+        let all = self.context.read(op, &staging, total, |view| {
+            let mut at = 0;
+            let mut all = Vec::with_capacity(blocks.len());
+            for ((_, bytes), room) in blocks.iter().zip(rooms) {
+                all.push(view[at..at + bytes].to_vec());
+                at += room as usize;
+            }
+            all
+        })?;
         if staging.size() <= STAGING {
             pending.staging = Some(staging);
         }

@@ -29,7 +29,7 @@ fn main() -> std::io::Result<()> {
         let mut failed = false;
         let seconds = time(seconds, || {
             let y = a.clone().matmul(b.clone());
-            failed |= Wgpu::sync(&device).is_err();
+            failed |= <Wgpu as Backend>::sync(&device).is_err();
             drop(y);
         });
         (!failed).then_some(seconds)

@@ -88,8 +88,9 @@ fn every_method_of_the_backend_is_reached_by_a_case() {
     }
     let called: BTreeSet<String> = recorder.called().into_iter().map(str::to_string).collect();
     // `device` is asked only where something is wrong, `choices` only for a log; `record`, which a backend that
-    // others use at the same time cannot, has tests of its own (recorded.rs).
-    let asked = |m: &String| !["device", "choices", "record"].contains(&m.as_str());
+    // others use at the same time cannot, and the times of kernels have tests of their own (recorded.rs, wgpu.rs).
+    let others = ["device", "choices", "record", "start_kernel_times", "stop_kernel_times"];
+    let asked = |m: &String| !others.contains(&m.as_str());
     let expected: BTreeSet<String> = backend_methods().into_iter().filter(asked).collect();
     let missing: Vec<_> = expected.difference(&called).collect();
     assert!(missing.is_empty(), "methods of Backend that no case reaches: {missing:?}");

@@ -4,8 +4,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use naga::valid::{Capabilities, ValidationFlags, Validator};
+use tilegrad_kernels::Dtype;
+use tilegrad_kernels::wgpu::shader_text;
 
-/// The line that the host rewrites for f16, as `text` in kernels/src/wgpu/pipelines.rs does.
+/// The line that the host rewrites for f16 (see `shader_text`).
 const STORAGE: &str = "alias Storage = f32;";
 
 fn shaders() -> Vec<(PathBuf, String)> {
@@ -52,7 +54,7 @@ fn every_shader_is_valid_in_f32_and_in_f16() {
             0 if !text.contains("Storage") => {}
             n => wrong.push(format!("{}: {n} lines '{STORAGE}', expected 1", path.display())),
         }
-        let half = format!("enable f16;\n{}", text.replacen(STORAGE, "alias Storage = f16;", 1));
+        let half = shader_text(text, Dtype::F16);
         for (text, is_half) in [(text, false), (&half, true)] {
             match validate(path, text, is_half) {
                 Ok(module) if module.entry_points.is_empty() => {

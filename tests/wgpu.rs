@@ -4,8 +4,8 @@
 use tilegrad::{validation_errors, wgpu_backends};
 use tilegrad_kernels::wgpu::{Wgpu, WgpuOptions, probe};
 use tilegrad_kernels::{
-    Backend, CrossEntropyArgs, Device, Dtype, Error, GatherArgs, Rows, SgdArgs, SgdParameter,
-    Unary, download, upload,
+    Activation, Backend, Conv2dArgs, Conv2dOptions, CrossEntropyArgs, Device, Dtype, Error,
+    GatherArgs, Pool2dArgs, Rows, SgdArgs, SgdParameter, Unary, download, upload,
 };
 
 /// A backend as users have it.
@@ -176,6 +176,36 @@ fn casts_have_the_bits_of_the_cpu() {
             }
         }
     }
+}
+
+/// Images without pixels, which their padding makes large enough: every tap is outside.
+#[test]
+fn convolution_of_nothing_is_its_bias() {
+    let Some(wgpu) = opened() else { return };
+    for c_in in [68, 67] {
+        let options = Conv2dOptions { padding: [2, 2], ..Default::default() };
+        let args = Conv2dArgs::new(&[1, 0, 3, c_in], &[4, 3, 3, c_in], options).unwrap();
+        let x = upload(&wgpu, &[0.0f32; 0]).unwrap();
+        let filter = upload(&wgpu, &vec![1.0f32; args.filter_elements()]).unwrap();
+        let bias = upload(&wgpu, &[1.0f32, 2.0, 3.0, 4.0]).unwrap();
+        let y = wgpu.conv2d_forward(&args, Activation::Identity, &x, &filter, Some(&bias)).unwrap();
+        let y = download::<f32>(&wgpu, &y).unwrap();
+        assert!(!y.is_empty() && y.chunks(4).all(|c| c == [1.0, 2.0, 3.0, 4.0]), "{y:?}");
+        let dy = upload(&wgpu, &y).unwrap();
+        let dfilter = wgpu.conv2d_backward_filter(&args, &x, &dy).unwrap();
+        assert!(download::<f32>(&wgpu, &dfilter).unwrap().iter().all(|&v| v == 0.0));
+    }
+}
+
+/// Sizes beyond 32 bits are an error.
+#[test]
+fn sizes_that_shaders_cannot_count_are_an_error() {
+    let Some(wgpu) = opened() else { return };
+    let far = 1 << 40;
+    let args = Pool2dArgs::new("avg_pool2d", &[1, 2, 2, 1], [2, 2], [far, far], [0, 0]).unwrap();
+    let x = upload(&wgpu, &[1.0f32, 2.0, 3.0, 4.0]).unwrap();
+    let error = wgpu.avg_pool2d_forward(&args, &x).unwrap_err().to_string();
+    assert!(error.contains("2^32"), "{error}");
 }
 
 #[test]

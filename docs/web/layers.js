@@ -19,6 +19,13 @@ const LEAST_TERMS = 256;
 
 const elements = (shape) => shape.reduce((product, size) => product * size, 1);
 
+// A checkpoint's tensors must fit what they are used with.
+function requireSize(what, got, expected) {
+  if (got !== expected) {
+    throw new Error(`The checkpoint does not fit its model: ${what} has size ${got}, expected ${expected}.`);
+  }
+}
+
 export class Layers {
   constructor(program) {
     this.program = program;
@@ -37,7 +44,9 @@ export class Layers {
   // filter: {values, shape: [c_out, kh, kw, c_in]}, bias: {values, shape: [c_out]}.
   conv2d(x, { filter, bias, stride = 1, padding = 0, relu = false, residual }) {
     const [h, w, channels] = x.shape;
-    const [columns, kh, kw] = filter.shape;
+    const [columns, kh, kw, depth] = filter.shape;
+    requireSize('a convolution', depth, channels);
+    requireSize('the bias of a convolution', bias.values.length, columns);
     const [oh, ow] = [[h, kh], [w, kw]].map(([size, k]) => Math.floor((size + 2 * padding - k) / stride) + 1);
     const y = this.#result([oh, ow, columns]);
     // An `Axis` of conv2d_forward.wgsl: output i sees input i * stride - padding + j under tap j.
@@ -123,6 +132,8 @@ export class Layers {
   // with a matrix gives few threads work, so a long sum is cut into parts, which a second kernel adds up.
   linear(x, { weight, bias }) {
     const [n, k] = weight.shape;
+    requireSize('a linear layer', k, elements(x.shape));
+    requireSize('the bias of a linear layer', bias?.values.length ?? n, n);
     const y = this.#result([n]);
     const tiles = Math.ceil(n / TILE);
     const termsOfPart = Math.ceil(k / Math.ceil(k / LEAST_TERMS) / 4) * 4; // a multiple of 4: sums go by vectors

@@ -294,6 +294,12 @@ pub fn wgpu_with(name: &str, options: WgpuOptions) -> Vec<TestBackend> {
     vec![at(on.clone(), Dtype::F32), at(on, Dtype::F16)]
 }
 
+/// Whether the adapter has subgroups of 8 threads, for which there is a rung of its own.
+pub fn has_subgroup_tile() -> bool {
+    wgpu_backends();
+    wgpus().iter().any(|(_, wgpu)| wgpu.has_subgroup_tile())
+}
+
 /// The rungs of the WGSL ladders for `op`, each forced wherever it applies.
 pub fn wgpu_rungs(op: &str) -> impl Iterator<Item = &'static TestBackend> {
     static LIST: OnceLock<Vec<(&[&str], TestBackend)>> = OnceLock::new();
@@ -306,6 +312,10 @@ pub fn wgpu_rungs(op: &str) -> impl Iterator<Item = &'static TestBackend> {
         let rows = ["softmax", "log_softmax", "conv2d", "conv2d_inference"].as_slice();
         list.extend(wgpu_with("/first", first).into_iter().map(|on| (rows, on)));
         for rung in wgpu::MatmulAlgorithm::ALL {
+            if rung == wgpu::MatmulAlgorithm::SubgroupTile && !has_subgroup_tile() {
+                eprintln!("SKIPPED wgpu/{rung}: the adapter's subgroups do not have 8 threads");
+                continue;
+            }
             let options = WgpuOptions { matmul: Some(rung), ..Default::default() };
             let products = ["matmul", "linear"].as_slice();
             let backends = wgpu_with(&format!("/{rung}"), options);

@@ -1,9 +1,8 @@
 //! `cifar devices`: what can compute here, and why the rest cannot.
 
 use anyhow::Result;
-use tilegrad_engine::Device;
 
-use crate::device::{Compute, probe};
+use crate::device::{Compute, all, probe};
 use crate::outln;
 
 /// Flags of `cifar devices`.
@@ -16,9 +15,7 @@ pub struct Args {
 
 /// Prints a line for each device.
 pub fn run(args: Args) -> Result<()> {
-    let devices =
-        [Device::Cpu, Device::Cuda(0), Device::Wgpu(0), Device::SoftCuda, Device::Reference];
-    for device in devices {
+    for device in all() {
         let state = match probe(device) {
             Err(reason) => Err(reason),
             Ok(Some(description)) => Ok(description),

@@ -1,6 +1,7 @@
 //! An adapter, opened as a device with its queue, and wgpu's errors as ours.
 
 use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Poll, Waker};
@@ -73,6 +74,11 @@ fn adapters(validation: bool) -> Vec<wgpu::Adapter> {
     };
     all.sort_by_key(|adapter| rank(adapter.get_info().device_type));
     all
+}
+
+/// How many adapters there are.
+pub fn count() -> usize {
+    adapters(false).len()
 }
 
 /// The adapter that `device` names, or in one line why there is none.
@@ -165,8 +171,11 @@ impl Context {
         Error::Driver { op, device: self.device, detail: detail.to_string() }
     }
 
-    /// A new buffer of `bytes`, `None` where there is no room for it.
+    /// A new buffer of `bytes`, `None` where there is no room for it, or the adapter has none so large.
     pub fn create_buffer(&self, bytes: u64, usage: wgpu::BufferUsages) -> Option<wgpu::Buffer> {
+        if bytes > self.limits.max_buffer_size {
+            return None;
+        }
         let scope = self.gpu.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
         let descriptor =
             wgpu::BufferDescriptor { label: None, size: bytes, usage, mapped_at_creation: false };
@@ -199,9 +208,14 @@ impl Context {
 
     /// Waits for a submission, or for the last one.
     pub fn wait(&self, op: &'static str, until: Option<wgpu::SubmissionIndex>) -> Result<()> {
+        self.check(op)?; // a device that is lost is not asked again
         let wait = wgpu::PollType::Wait { submission_index: until, timeout: None };
-        let answer = self.gpu.poll(wait);
+        // wgpu panics where the driver loses the device during a wait; its handle stays usable.
+        let answer = catch_unwind(AssertUnwindSafe(|| self.gpu.poll(wait)));
         self.check(op)?;
-        answer.map(|_| ()).map_err(|e| self.error(op, e))
+        match answer {
+            Ok(answer) => answer.map(|_| ()).map_err(|e| self.error(op, e)),
+            Err(_) => Err(self.error(op, "the device failed while it was waited for")),
+        }
     }
 }

@@ -11,7 +11,7 @@ const OP: &str = "conv2d";
 /// Columns of a group up to which a tile is not worth filling.
 const NARROW: usize = 4;
 
-/// Tiles of a filter's gradient that are enough work for any device; a constant, since how a sum is split decides its
+/// Tiles of a filter's gradient that are enough work for many devices; a constant, since how a sum is split decides its
 /// rounding.
 const WANTED_TILES: usize = 4096;
 
@@ -140,7 +140,9 @@ fn run_forward(
 ) -> Result<Buffer> {
     let dtype = wgpu.float(op, x)?;
     let flags = [bias.is_some(), residual.is_some(), activation == Activation::Relu];
+    let blank = blank_pixel(wgpu, args, dtype)?;
     let x = wgpu.input(op, x, dtype, args.x_elements())?;
+    let x = blank.as_ref().map_or(Ok(x), |blank| wgpu.own(op, blank))?;
     let filter = wgpu.input(op, filter, dtype, args.filter_elements())?;
     let bias = wgpu.input_if(op, bias, dtype, args.c_out)?;
     let residual = wgpu.input_if(op, residual, dtype, args.y_elements())?;
@@ -204,10 +206,19 @@ pub fn backward_data(
     Ok(dx.done())
 }
 
+/// For images without pixels, which padding can make large enough: the pixel that kernels read, and do not use, where a
+/// tap is outside.
+fn blank_pixel(wgpu: &Wgpu, args: &Conv2dArgs, dtype: Dtype) -> Result<Option<Buffer>> {
+    let is_empty = args.x_elements() == 0 && args.y_elements() > 0;
+    is_empty.then(|| wgpu.fill(dtype, args.c_in, 0.0)).transpose()
+}
+
 /// [`Backend::conv2d_backward_filter`]
 pub fn backward_filter(wgpu: &Wgpu, args: &Conv2dArgs, x: &Buffer, dy: &Buffer) -> Result<Buffer> {
     let dtype = wgpu.float(OP, x)?;
+    let blank = blank_pixel(wgpu, args, dtype)?;
     let x = wgpu.input(OP, x, dtype, args.x_elements())?;
+    let x = blank.as_ref().map_or(Ok(x), |blank| wgpu.own(OP, blank))?;
     let dy = wgpu.input(OP, dy, dtype, args.y_elements())?;
     check(OP, args)?;
     let elements = args.filter_elements();

@@ -66,8 +66,9 @@ pub const REGISTER_TILE: usize = 8;
 /// Terms of a sum that are worth a thread of their own, and a second pass over its results.
 const LEAST_TERMS: usize = 256;
 
-/// The kernel of a rung: rows and columns of its tile, tiles of a workgroup, and tiles that are enough work for any
-/// device. That is a constant, not what the device at hand has: how a sum is split decides its rounding.
+/// The kernel of a rung: rows and columns of its tile, tiles of a workgroup, and tiles that are enough work for
+/// many devices (measured on lavapipe only). That is a constant, not what the device at hand has: how a sum is split
+/// decides its rounding.
 struct Rung {
     family: &'static Family,
     entry: &'static str,
@@ -77,7 +78,7 @@ struct Rung {
 }
 
 /// Whether all subgroups of the adapter have 8 threads, as on a CPU whose vectors have 256 bits.
-fn has_subgroups_of_8(wgpu: &Wgpu) -> bool {
+pub fn has_subgroups_of_8(wgpu: &Wgpu) -> bool {
     let info = &wgpu.context.info;
     wgpu.context.features.contains(::wgpu::Features::SUBGROUP)
         && (info.subgroup_min_size, info.subgroup_max_size) == (8, 8)

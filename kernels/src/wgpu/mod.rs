@@ -32,6 +32,7 @@ mod softmax;
 use std::sync::Arc;
 
 pub use matmul::MatmulAlgorithm;
+pub use pipelines::text as shader_text;
 
 use context::Context;
 use indices::Indices;
@@ -69,6 +70,11 @@ pub struct Wgpu {
     pool: Arc<Pool>,
     context: Arc<Context>,
     options: WgpuOptions,
+}
+
+/// How many adapters there are: `wgpu:0` and so on.
+pub fn count() -> usize {
+    context::count()
 }
 
 /// Whether `device` can be opened, at little cost: what it is, or in one line why it cannot.
@@ -150,6 +156,11 @@ impl Wgpu {
     /// Names of the kernels that were used so far.
     pub fn loaded_kernels(&self) -> Vec<&'static str> {
         self.pipelines.loaded()
+    }
+
+    /// Whether the adapter takes the rung [`MatmulAlgorithm::SubgroupTile`], which is for subgroups of 8 threads.
+    pub fn has_subgroup_tile(&self) -> bool {
+        matmul::has_subgroups_of_8(self)
     }
 
     /// The memory of `x`, which must be a buffer of this backend with `len` elements of `dtype`.
@@ -255,6 +266,11 @@ impl Wgpu {
         };
         if workgroups.contains(&0) {
             return Ok(());
+        }
+        if params.is_too_large() {
+            let detail =
+                "a size, stride or padding is 2^32 or more, which the WGSL kernels do not take";
+            return Err(Error::argument(op, detail.to_string()));
         }
         let access = |b: &Bound<'_>| match b {
             Read(_) => Access::Read,

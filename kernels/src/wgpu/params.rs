@@ -7,6 +7,7 @@ use crate::axes::{Axes, MAX_AXES};
 #[derive(Default)]
 pub struct Params {
     words: Vec<u32>,
+    too_large: bool,
 }
 
 impl Params {
@@ -21,11 +22,15 @@ impl Params {
         self
     }
 
-    /// A `u32` field that holds a size. No buffer that can be bound has 2^32 elements.
-    pub fn size(self, value: usize) -> Params {
-        self.word(
-            u32::try_from(value).expect("a buffer that can be bound has fewer than 2^32 elements"),
-        )
+    /// A `u32` field that holds a size.
+    pub fn size(mut self, value: usize) -> Params {
+        self.too_large |= u32::try_from(value).is_err();
+        self.word(value as u32)
+    }
+
+    /// Whether some size does not fit, so that no kernel may be told these.
+    pub fn is_too_large(&self) -> bool {
+        self.too_large
     }
 
     /// Several sizes.

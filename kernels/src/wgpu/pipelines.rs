@@ -78,15 +78,15 @@ impl Family {
 const STORAGE: &str = "alias Storage = f32;";
 const ELEMENT: &str = "alias Element = u32;";
 
-/// The text of a family for buffers of `dtype`.
-fn text(family: &Family, dtype: Dtype) -> String {
+/// The text of a shader for buffers of `dtype`.
+pub fn text(source: &str, dtype: Dtype) -> String {
     match dtype {
         Dtype::F16 => {
-            let half = family.source.replacen(STORAGE, "alias Storage = f16;", 1);
+            let half = source.replacen(STORAGE, "alias Storage = f16;", 1);
             let half = half.replacen(ELEMENT, "alias Element = f16;", 1);
             format!("enable f16;\n{half}")
         }
-        _ => family.source.to_string(),
+        _ => source.to_string(),
     }
 }
 
@@ -213,7 +213,7 @@ impl Pipelines {
 fn module(context: &Context, family: &Family, dtype: Dtype) -> wgpu::ShaderModule {
     let descriptor = wgpu::ShaderModuleDescriptor {
         label: Some(family.name),
-        source: wgpu::ShaderSource::Wgsl(text(family, dtype).into()),
+        source: wgpu::ShaderSource::Wgsl(text(family.source, dtype).into()),
     };
     let checks = wgpu::ShaderRuntimeChecks::unchecked();
     // SAFETY: the shaders are this project's own. They index buffers below the sizes that their launchers

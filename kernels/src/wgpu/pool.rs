@@ -108,9 +108,11 @@ impl Pool {
         let bytes = bytes.ok_or_else(|| self.out_of_memory(usize::MAX))?;
         let limits = &self.context.limits;
         let limit = limits.max_storage_buffer_binding_size.min(limits.max_buffer_size);
+        // Shaders count bytes and elements in 32 bits, and use whole blocks of ALIGN bytes.
+        let limit = limit.min(i32::MAX as u64) as usize / ALIGN * ALIGN;
         // A block that is rounded up beyond the limit is as large as that instead.
-        let capacity = Self::round_up(bytes).min(limit as usize / ALIGN * ALIGN).max(bytes);
-        if capacity as u64 > limit {
+        let capacity = Self::round_up(bytes).min(limit);
+        if bytes > capacity {
             let device = self.context.device;
             let detail = format!(
                 "a tensor of {len} {dtype} takes {bytes} bytes, but {device} binds at most {limit} bytes \

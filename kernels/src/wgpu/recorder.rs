@@ -243,7 +243,8 @@ impl Recorder {
         }
         let kept = pending.staging.take().filter(|staging| staging.size() >= total);
         let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
-        let room = total.next_power_of_two().max(4096);
+        let largest = self.context.limits.max_buffer_size;
+        let room = total.next_power_of_two().min(largest).max(total).max(4096);
         let staging = kept.or_else(|| self.context.create_buffer(room, usage));
         let Some(staging) = staging else {
             let (device, requested) = (self.context.device, total as usize);

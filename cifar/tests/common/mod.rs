@@ -10,6 +10,8 @@ use std::process::{Command, Output};
 pub fn cifar<S: AsRef<OsStr>>(dir: &Path, args: &[S]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_cifar"));
     command.current_dir(dir).args(args);
+    // Without it Mesa's Vulkan driver complains on stderr, where tests look.
+    command.env("XDG_RUNTIME_DIR", dir);
     command
 }
 

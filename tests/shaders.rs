@@ -82,3 +82,63 @@ fn entry_points_have_names_of_their_own() {
         }
     }
 }
+
+/// The text of `fn name` or `struct name`, without comments.
+fn definition(text: &str, name: &str) -> Option<String> {
+    let start = text.match_indices(&format!("\n{name}")).find_map(|(at, found)| {
+        let is_whole = text[at + found.len()..].starts_with(['(', ' ']);
+        is_whole.then_some(at + 1)
+    })?;
+    let (body, _) = text[start..].split_once("\n}\n")?;
+    let code = body.lines().map(|line| line.split("//").next().unwrap_or_default().trim_end());
+    Some(code.collect::<Vec<_>>().join("\n"))
+}
+
+/// There is no include, so a few definitions stand in several files. One that was changed was changed everywhere.
+#[test]
+fn copies_of_a_definition_are_the_same_in_every_file() {
+    const COPIES: [&str; 21] = [
+        "struct Axes",
+        "struct Axis",
+        "struct Pixels",
+        "fn add_outer",
+        "fn are_inside",
+        "fn exp_sum",
+        "fn exponential",
+        "fn group_index",
+        "fn is_nan",
+        "fn larger",
+        "fn logarithm",
+        "fn max_of_row",
+        "fn multiply_add",
+        "fn negative_infinity",
+        "fn numbers_of_filters",
+        "fn pick",
+        "fn pixels",
+        "fn places",
+        "fn positions",
+        "fn sum_of_row",
+        "fn thread_index",
+    ];
+    let list = shaders();
+    let mut wrong = Vec::new();
+    for name in COPIES {
+        // elementwise.wgsl has some for four numbers at once: another first line.
+        let mut seen: Vec<(String, &PathBuf)> = Vec::new();
+        let mut copies = 0;
+        for (path, text) in &list {
+            let Some(copy) = definition(text, name) else { continue };
+            match seen.iter().find(|(other, _)| other.lines().next() == copy.lines().next()) {
+                Some((other, _)) if *other == copy => copies += 1,
+                Some((_, at)) => {
+                    wrong.push(format!("{name}: {} is not as {}", path.display(), at.display()));
+                }
+                None => seen.push((copy, path)),
+            }
+        }
+        if copies == 0 {
+            wrong.push(format!("{name} has no copy"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}

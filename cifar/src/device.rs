@@ -94,7 +94,8 @@ pub fn best() -> &'static str {
 pub fn check_name(name: &str) -> Result<()> {
     let device = Device::from_str(name)?;
     if let Err(reason) = probe(device) {
-        let there = all().into_iter().filter(|&other| other != device && probe(other).is_ok());
+        let there =
+            all_devices().into_iter().filter(|&other| other != device && probe(other).is_ok());
         let there: Vec<String> = there.map(|device| device.to_string()).collect();
         bail!("device {device} is not available: {reason}; available are {}", there.join(", "));
     }
@@ -102,7 +103,7 @@ pub fn check_name(name: &str) -> Result<()> {
 }
 
 /// Every device that could be here; each adapter of wgpu.
-pub fn all() -> Vec<Device> {
+pub fn all_devices() -> Vec<Device> {
     let wgpus = (0..wgpu::count().max(1)).map(Device::Wgpu);
     let first = [Device::Cpu, Device::Cuda(0)].into_iter();
     first.chain(wgpus).chain([Device::SoftCuda, Device::Reference]).collect()

@@ -24,6 +24,7 @@ mod dtype;
 mod error;
 pub mod host;
 pub mod philox;
+mod reduce_layout;
 pub mod reference;
 mod walk;
 pub mod wgpu;

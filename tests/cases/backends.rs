@@ -239,13 +239,26 @@ pub fn cuda_with(name: &str, options: CudaOptions) -> Option<TestBackend> {
 /// `TILEGRAD_REQUIRE` names it.
 pub fn open_cuda(options: CudaOptions) -> Option<Cuda> {
     let device = cuda_device();
-    let opened = Cuda::new(device, options);
+    or_skipped(device, Cuda::new(device, options))
+}
+
+/// A wgpu backend of the caller's own, likewise.
+pub fn open_wgpu(options: WgpuOptions) -> Option<Wgpu> {
+    let device = Device::Wgpu(0);
+    or_skipped(device, Wgpu::new(device, options))
+}
+
+fn or_skipped<B>(device: Device, opened: tilegrad_kernels::Result<B>) -> Option<B> {
     if let Err(e) = &opened {
-        let required = std::env::var("TILEGRAD_REQUIRE").unwrap_or_default();
-        assert!(!is_named(&required, &device.to_string()), "TILEGRAD_REQUIRE={required}: {e}");
+        assert!(!is_required(&device.to_string()), "TILEGRAD_REQUIRE: {e}");
         eprintln!("SKIPPED {device}: {e}");
     }
     opened.ok()
+}
+
+/// Whether `TILEGRAD_REQUIRE` names a device.
+pub fn is_required(device: &str) -> bool {
+    std::env::var("TILEGRAD_REQUIRE").is_ok_and(|list| is_named(&list, device))
 }
 
 static WGPUS: Mutex<Vec<(String, Arc<Wgpu>)>> = Mutex::new(Vec::new());
@@ -266,15 +279,7 @@ pub fn wgpu_backends() -> &'static [TestBackend] {
 pub fn wgpu_with(name: &str, options: WgpuOptions) -> Vec<TestBackend> {
     crate::validation::listen();
     let options = WgpuOptions { poison: true, validation: true, ..options };
-    let wgpu = match Wgpu::new(Device::Wgpu(0), options) {
-        Ok(wgpu) => wgpu,
-        Err(e) => {
-            let required = std::env::var("TILEGRAD_REQUIRE").unwrap_or_default();
-            assert!(!is_named(&required, "wgpu"), "TILEGRAD_REQUIRE={required}: {e}");
-            eprintln!("SKIPPED wgpu: {e}");
-            return Vec::new();
-        }
-    };
+    let Some(wgpu) = open_wgpu(options) else { return Vec::new() };
     let has_f16 = wgpu.has_f16();
     let wgpu = Arc::new(wgpu);
     let full = format!("wgpu{name}");

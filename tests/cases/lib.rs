@@ -28,8 +28,8 @@ use std::collections::HashMap;
 
 pub use backends::{
     TestBackend, at, backends, cpu_with, cuda_backends, cuda_device, cuda_rungs, cuda_with, cudas,
-    default_backends, exact_backends, half_backends, has_subgroup_tile, open_cuda, oracle,
-    oracle_of, thread_counts, wgpu_backends, wgpu_rungs, wgpu_with, wgpus,
+    default_backends, exact_backends, half_backends, has_subgroup_tile, is_required, open_cuda,
+    open_wgpu, oracle, oracle_of, thread_counts, wgpu_backends, wgpu_rungs, wgpu_with, wgpus,
 };
 pub use case::{Case, ErrorCase, Outputs};
 pub use compare::{Failures, Tolerance, compare, relative_norm, same_bits, same_values};

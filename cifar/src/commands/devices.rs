@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use crate::device::{Compute, all, probe};
+use crate::device::{Compute, all_devices, probe};
 use crate::outln;
 
 /// Flags of `cifar devices`.
@@ -15,7 +15,7 @@ pub struct Args {
 
 /// Prints a line for each device.
 pub fn run(args: Args) -> Result<()> {
-    for device in all() {
+    for device in all_devices() {
         let state = match probe(device) {
             Err(reason) => Err(reason),
             Ok(Some(description)) => Ok(description),

@@ -2,9 +2,10 @@
 
 use super::elementwise::{singles, vectors};
 use super::modules::BROADCAST;
-use super::reduce::{self, Layout};
+use super::reduce;
 use super::{Cuda, Params};
 use crate::axes::{Axes, repeating};
+use crate::reduce_layout::Layout;
 use crate::{Binary, BroadcastArgs, Buffer, Dtype, Result, elements};
 
 /// The axes of both inputs, walked together in the shape of the result.

@@ -3,58 +3,11 @@
 use super::elementwise::singles;
 use super::modules::REDUCE;
 use super::{Cuda, Grid, Params};
-use crate::axes::{Axes, row_major};
+use crate::reduce_layout::{Layout, results};
 use crate::{Buffer, Dtype, Error, Reduce, ReduceArgs, Result, elements};
-
-/// Elements of one partial result, by the kernel's way of reading: so many that a launch shrinks its input a
-/// thousandfold, so few that each lane adds 32.
-const ROWS_CHUNK: usize = 1024;
-const COLUMNS_CHUNK: usize = 256;
 
 /// Warps of a block of `rows` kernels, and rows of threads of a block of `columns` kernels.
 const WARPS: usize = 8;
-
-/// Which elements of x make which result.
-pub struct Layout {
-    /// Results.
-    outputs: usize,
-    /// Elements of each.
-    count: usize,
-    kept: Axes,
-    reduced: Axes,
-    /// The innermost axis of x is reduced.
-    rows: bool,
-}
-
-impl Layout {
-    /// Of a contiguous x.
-    pub fn new(op: &'static str, shape: &[usize], reduced: &[bool]) -> Result<Layout> {
-        let strides = row_major(shape);
-        let part = |wanted: bool| -> (Vec<usize>, Vec<usize>) {
-            let axes = (0..shape.len()).filter(|&axis| reduced[axis] == wanted);
-            axes.map(|axis| (shape[axis], strides[axis])).unzip()
-        };
-        let ((kept, kept_strides), (gone, gone_strides)) = (part(false), part(true));
-        let innermost = (0..shape.len()).rev().find(|&axis| shape[axis] != 1);
-        Ok(Layout {
-            outputs: elements(&kept),
-            count: elements(&gone),
-            kept: Axes::new(op, &kept, &kept_strides)?,
-            reduced: Axes::new(op, &gone, &gone_strides)?,
-            rows: innermost.is_none_or(|axis| reduced[axis]),
-        })
-    }
-
-    fn of(op: &'static str, args: &ReduceArgs) -> Result<Layout> {
-        Layout::new(op, &args.shape, &args.reduced)
-    }
-
-    /// `splits` partial results for each output, `[splits, outputs]`.
-    fn of_partials(outputs: usize, splits: usize) -> Layout {
-        let (kept, reduced) = (Axes::line(outputs, 1), Axes::line(splits, outputs));
-        Layout { outputs, count: splits, kept, reduced, rows: outputs == 1 }
-    }
-}
 
 /// The kernels called `kernel` on x, launched until one result is left for each output; it is divided by
 /// `divisor` and stored as `to`. Partial results are f32.
@@ -68,7 +21,7 @@ pub fn reduce(
     divisor: f64,
 ) -> Result<Buffer> {
     let &Layout { outputs, count, rows, .. } = layout;
-    let chunk = if rows { ROWS_CHUNK } else { COLUMNS_CHUNK };
+    let chunk = layout.chunk();
     let splits = count.div_ceil(chunk).max(1);
     let is_last = splits == 1;
     let (out, divisor_now) = if is_last { (to, divisor) } else { (Dtype::F32, 1.0) };
@@ -175,15 +128,4 @@ pub fn backward(
     let params = params.value(ties.pointer()).value(pdy).value(dx.pointer());
     cuda.launch(name, &REDUCE, &format!("amax_backward_{dtype}_broadcast"), singles(n), params)?;
     Ok(dx.done())
-}
-
-/// For each element of x, the result that it belongs to: stride 0 along the axes reduced.
-fn results(op: &'static str, args: &ReduceArgs) -> Result<Axes> {
-    let mut strides = row_major(&args.kept_shape());
-    strides
-        .iter_mut()
-        .zip(&args.reduced)
-        .filter(|(_, reduced)| **reduced)
-        .for_each(|(s, _)| *s = 0);
-    Axes::new(op, &args.shape, &strides)
 }

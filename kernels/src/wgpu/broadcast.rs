@@ -2,9 +2,10 @@
 
 use super::elementwise::{singles, vectors};
 use super::pipelines::BROADCAST;
-use super::reduce::{self, Layout};
+use super::reduce;
 use super::{Kernel, Params, Read, Wgpu, Write, memory};
 use crate::axes::{Axes, repeating};
+use crate::reduce_layout::Layout;
 use crate::{Binary, BroadcastArgs, Buffer, Dtype, Result, elements};
 
 /// `OP` of the kernels.

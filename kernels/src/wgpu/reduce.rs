@@ -3,13 +3,8 @@
 use super::elementwise::singles;
 use super::pipelines::REDUCE;
 use super::{Grid, Kernel, Params, Read, Wgpu, Write, memory};
-use crate::axes::{Axes, row_major};
+use crate::reduce_layout::{Layout, results};
 use crate::{Buffer, Dtype, Error, Reduce, ReduceArgs, Result, elements};
-
-/// Elements of one partial result, by the kernel's way of reading: so many that a launch shrinks its input a
-/// thousandfold, so few that each lane adds 32.
-const ROWS_CHUNK: usize = 1024;
-const COLUMNS_CHUNK: usize = 256;
 
 /// Threads that share an output, and rows of those a workgroup.
 const LANES: usize = 32;
@@ -20,57 +15,15 @@ pub const SUM: u32 = 0;
 const SUM_SQUARES: u32 = 1;
 const AMAX: u32 = 2;
 
-/// Which elements of x make which result.
-pub struct Layout {
-    /// Results.
-    outputs: usize,
-    /// Elements of each.
-    count: usize,
-    kept: Axes,
-    reduced: Axes,
-    /// The innermost axis of x is reduced.
-    rows: bool,
+/// `Params` of the kernels.
+fn layout_params(layout: &Layout, splits: usize, chunk: usize, divisor: f64) -> Params {
+    let params = Params::new().sizes(&[layout.outputs, splits, layout.count, chunk]);
+    params.float(divisor).axes(&layout.kept).axes(&layout.reduced)
 }
 
-impl Layout {
-    /// Of a contiguous x.
-    pub fn new(op: &'static str, shape: &[usize], reduced: &[bool]) -> Result<Layout> {
-        let strides = row_major(shape);
-        let part = |wanted: bool| -> (Vec<usize>, Vec<usize>) {
-            let axes = (0..shape.len()).filter(|&axis| reduced[axis] == wanted);
-            axes.map(|axis| (shape[axis], strides[axis])).unzip()
-        };
-        let ((kept, kept_strides), (gone, gone_strides)) = (part(false), part(true));
-        let innermost = (0..shape.len()).rev().find(|&axis| shape[axis] != 1);
-        Ok(Layout {
-            outputs: elements(&kept),
-            count: elements(&gone),
-            kept: Axes::new(op, &kept, &kept_strides)?,
-            reduced: Axes::new(op, &gone, &gone_strides)?,
-            rows: innermost.is_none_or(|axis| reduced[axis]),
-        })
-    }
-
-    fn of(op: &'static str, args: &ReduceArgs) -> Result<Layout> {
-        Layout::new(op, &args.shape, &args.reduced)
-    }
-
-    /// `splits` partial results for each output, `[splits, outputs]`.
-    fn of_partials(outputs: usize, splits: usize) -> Layout {
-        let (kept, reduced) = (Axes::line(outputs, 1), Axes::line(splits, outputs));
-        Layout { outputs, count: splits, kept, reduced, rows: outputs == 1 }
-    }
-
-    /// `Params` of the kernels.
-    fn params(&self, splits: usize, chunk: usize, divisor: f64) -> Params {
-        let params = Params::new().sizes(&[self.outputs, splits, self.count, chunk]);
-        params.float(divisor).axes(&self.kept).axes(&self.reduced)
-    }
-
-    /// 32 lanes for each of `tasks`.
-    fn lanes(tasks: usize) -> Grid {
-        Grid::Line(tasks.div_ceil(ROWS))
-    }
+/// 32 lanes for each of `tasks`.
+fn lanes(tasks: usize) -> Grid {
+    Grid::Line(tasks.div_ceil(ROWS))
 }
 
 /// Reduces x by `kernel`, launched until one result is left for each output; it is divided by `divisor` and
@@ -85,17 +38,17 @@ pub fn reduce(
     divisor: f64,
 ) -> Result<Buffer> {
     let &Layout { outputs, count, rows, .. } = layout;
-    let chunk = if rows { ROWS_CHUNK } else { COLUMNS_CHUNK };
+    let chunk = layout.chunk();
     let splits = count.div_ceil(chunk).max(1);
     let is_last = splits == 1;
     let memory = wgpu.input(op, x, x.dtype(), x.len())?;
     let y = wgpu.output(op, Dtype::F32, splits * outputs)?;
     let (entry, grid) = match rows {
-        true => ("reduce_rows", Layout::lanes(splits * outputs)),
+        true => ("reduce_rows", lanes(splits * outputs)),
         false => ("reduce_columns", Grid::Line(splits * outputs.div_ceil(LANES))),
     };
     let constants = [("OP", kernel)];
-    let params = layout.params(splits, chunk, if is_last { divisor } else { 1.0 });
+    let params = layout_params(layout, splits, chunk, if is_last { divisor } else { 1.0 });
     let buffers = [Read(memory), Write(&y.memory)];
     let reduced = Kernel::new(&REDUCE, entry, x.dtype()).with(&constants);
     wgpu.launch(op, reduced, grid, params, &buffers)?;
@@ -150,8 +103,8 @@ pub fn argmax(wgpu: &Wgpu, args: &ReduceArgs, x: &Buffer) -> Result<Buffer> {
     let x = wgpu.input(OP, x, dtype, elements(&args.shape))?;
     let y = wgpu.output(OP, Dtype::I32, layout.outputs)?;
     let kernel = Kernel::new(&REDUCE, "argmax_rows", dtype);
-    let params = layout.params(1, layout.count, 1.0);
-    let grid = Layout::lanes(layout.outputs);
+    let params = layout_params(&layout, 1, layout.count, 1.0);
+    let grid = lanes(layout.outputs);
     wgpu.launch(OP, kernel, grid, params, &[Read(x), Write(&y.memory)])?;
     Ok(y.done())
 }
@@ -186,22 +139,11 @@ pub fn backward(
     let ties = wgpu.output(name, Dtype::F32, layout.outputs)?;
     let kernel = Kernel::new(&REDUCE, "amax_ties_rows", dtype);
     let buffers = [Read(x), Read(y), Write(&ties.memory)];
-    let counts = layout.params(1, layout.count, 1.0);
-    wgpu.launch(name, kernel, Layout::lanes(layout.outputs), counts, &buffers)?;
+    let counts = layout_params(&layout, 1, layout.count, 1.0);
+    wgpu.launch(name, kernel, lanes(layout.outputs), counts, &buffers)?;
     let dx = wgpu.output(name, dtype, n)?;
     let kernel = Kernel::new(&REDUCE, "amax_backward_broadcast", dtype);
     let buffers = [Read(x), Read(y), Read(&ties.memory), Read(dy), Write(&dx.memory)];
     wgpu.launch(name, kernel, singles(n), params, &buffers)?;
     Ok(dx.done())
-}
-
-/// For each element of x, the result that it belongs to: stride 0 along the axes reduced.
-fn results(op: &'static str, args: &ReduceArgs) -> Result<Axes> {
-    let mut strides = row_major(&args.kept_shape());
-    strides
-        .iter_mut()
-        .zip(&args.reduced)
-        .filter(|(_, reduced)| **reduced)
-        .for_each(|(s, _)| *s = 0);
-    Axes::new(op, &args.shape, &strides)
 }

@@ -1,12 +1,21 @@
 //! Wrong shapes, dtypes and devices: each is refused, with the documented words.
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
 use tilegrad::{
     Case, Failures, Family, TestBackend, cuda_backends, default_backends, oracle, wgpu_backends,
 };
 use tilegrad_engine::{Device, Dtype, Error};
 
+/// A bad index is reported to whichever thread next waits for the GPU, so that one test at a time uses it.
+fn alone() -> MutexGuard<'static, ()> {
+    static DEVICES: Mutex<()> = Mutex::new(());
+    DEVICES.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Wrong shapes and arguments, as the table lists them.
 fn check(family: &Family) {
+    let _alone = alone();
     let mut failures = Failures::default();
     for case in (family.errors)() {
         for on in f32_backends() {
@@ -51,6 +60,7 @@ const ANY_DTYPE: [&str; 4] = ["reshape", "upload", "fill", "cast"];
 
 #[test]
 fn f64_is_for_the_reference_only() {
+    let _alone = alone();
     let mut failures = Failures::default();
     for case in one_case_an_op().iter().filter(|c| !ANY_DTYPE.contains(&c.op)) {
         for on in without_reference() {
@@ -71,6 +81,7 @@ const MOVEMENT: [&str; 6] = ["permute", "concat", "slice", "pad", "gather", "res
 
 #[test]
 fn integers_where_floats_belong_are_refused() {
+    let _alone = alone();
     let mut failures = Failures::default();
     for case in one_case_an_op() {
         if MOVEMENT.contains(&case.op) || ANY_DTYPE.contains(&case.op) {
@@ -93,6 +104,7 @@ fn integers_where_floats_belong_are_refused() {
 
 #[test]
 fn tensors_of_two_devices_do_not_mix() {
+    let _alone = alone();
     let mut failures = Failures::default();
     for case in one_case_an_op() {
         if case.inputs.len() < 2 {

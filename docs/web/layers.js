@@ -20,7 +20,7 @@ const LEAST_TERMS = 256;
 const elements = (shape) => shape.reduce((product, size) => product * size, 1);
 
 // A checkpoint's tensors must fit what they are used with.
-function requireSize(what, got, expected) {
+export function requireSize(what, got, expected) {
   if (got !== expected) {
     throw new Error(`The checkpoint does not fit its model: ${what} has size ${got}, expected ${expected}.`);
   }

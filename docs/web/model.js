@@ -2,7 +2,7 @@
 // whose names for parameters are PyTorch's.
 
 import { Program, checked } from './gpu.js';
-import { Layers } from './layers.js';
+import { Layers, requireSize } from './layers.js';
 import { parseSafetensors } from './safetensors.js';
 
 // Each takes (layers, weights, x, config) and returns the logits.
@@ -156,6 +156,7 @@ export class Model {
         const size = about.imageSize;
         const x = { buffer: program.allocate(size * size * 3), shape: [size, size, 3] };
         const logits = MODELS[about.kind](layers, new Weights(tensors), x);
+        requireSize('its last layer', logits.shape[0], about.classes.length);
         const probabilities = layers.softmax(logits);
         await program.compile();
         return new Model(about, program, x, [logits, probabilities]);

@@ -191,7 +191,21 @@ fn refused(folder: &Path, cases: &mut Vec<Case>) {
     let mut lacking = file.clone();
     lacking.tensors.remove("features.4.weight");
     lacking.save(&folder.join("lacking.safetensors")).unwrap();
+    // Tensors that contradict each other: a row or a column is missing.
+    let cut = |name: &str, axis: usize, file_name: &str| {
+        let mut file = file.clone();
+        let tensor = file.tensors.get_mut(name).unwrap();
+        tensor.shape[axis] -= 1;
+        tensor.bytes.truncate(4 * tensor.shape.iter().product::<usize>());
+        file.save(&folder.join(file_name)).unwrap();
+    };
+    cut("features.4.weight", 3, "narrow.safetensors");
+    cut("classifier.weight", 1, "blind.safetensors");
+    cut("classifier.bias", 0, "biased.safetensors");
     for (model, image, says) in [
+        ("narrow.safetensors", "0.png", "a convolution has size 31, expected 32"),
+        ("blind.safetensors", "0.png", "a linear layer has size 63, expected 64"),
+        ("biased.safetensors", "0.png", "the bias of a linear layer has size 9, expected 10"),
         ("0.png", "0.png", "0.png: This is no safetensors file"),
         ("empty.safetensors", "0.png", "it has 0 bytes"),
         ("short.safetensors", "0.png", "it may have been cut short"),

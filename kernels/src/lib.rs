@@ -149,7 +149,8 @@ pub trait Backend: Send + Sync {
     fn fill(&self, dtype: Dtype, len: usize, value: f64) -> Result<Buffer>;
     /// Converts elements; to integers by rounding to nearest even and saturating.
     fn cast(&self, x: &Buffer, dtype: Dtype) -> Result<Buffer>;
-    /// Waits until all work handed in so far is done.
+    /// Waits until all work handed in so far is done. What only the device sees, such as an index outside its range,
+    /// is an error of the next call that waits, here or in [`Backend::download`], whichever thread makes it; once.
     fn synchronize(&self) -> Result<()>;
     /// Bytes in use, at the peak, and cached.
     fn memory(&self) -> MemoryStats;
